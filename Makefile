@@ -1,0 +1,56 @@
+# Everything here needs Go; compat also needs Node and Python.
+SHELL := /bin/bash -o pipefail
+
+GO            ?= go
+STATICCHECK   ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI_LINT ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+FUZZTIME  ?= 30s
+BENCH     ?= .
+BENCHTIME ?= 1s
+
+# The tags of tests that need more than Go; linters look behind them too.
+TAGS := compat,crash
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 10
+
+.PHONY: build
+build: ## build bin/posthaste
+	$(GO) build -trimpath -o bin/posthaste ./cmd/posthaste
+
+.PHONY: test
+test: ## run the tests that need nothing but Go
+	$(GO) test ./...
+
+.PHONY: lint
+lint: ## check the format and run vet, staticcheck and golangci-lint
+	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -print0 | xargs -0 gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) run $(STATICCHECK) -tags $(TAGS) ./...
+	$(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...
+
+.PHONY: bench
+bench: ## run the benchmarks matching BENCH for BENCHTIME each
+	$(GO) test -p 1 -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@grep -roE --include='*_test.go' --exclude-dir=node_modules --exclude-dir=bench '^func Fuzz[A-Za-z0-9_]*' . \
+	| sed -E 's|/[^/]*:func | |' | sort \
+	| while read -r dir name; do \
+		echo "== $$dir $$name"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+	done
+
+.PHONY: crash
+crash: ## kill the server under load and count what it lost
+	$(GO) test -count=1 -tags crash ./test/crash/...
+
+.PHONY: compat
+compat: ## drive a server with the official SDKs
+	$(GO) test -count=1 -tags compat ./test/compat/...

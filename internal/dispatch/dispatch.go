@@ -1,0 +1,331 @@
+// Package dispatch makes the attempts: it claims what is due, hands it to an attempter, settles what came of it, and takes
+// over the claims of nodes that are gone.
+//
+// What was accepted already claimed comes straight from the accepting operation ([Dispatcher.Begin]), with no further read.
+// The rest is found by the store's due index: look-ahead reads what comes next and arms a timer, but never claims. A claim
+// happens when the message is due, so a confirmed cancel, a pause and a rate window hold exactly.
+//
+// Guarantees:
+//
+//  1. No more attempts run than Config.MaxInFlight, and no more messages than that and the look-ahead window are in memory.
+//  2. Every attempt is settled or released, or its claim is found by the next life of some node.
+//  3. After Run's context ends nothing is claimed. Attempts get Config.Grace to end; then they are cut off and released.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/ledger"
+	"github.com/posthaste/posthaste/internal/store"
+)
+
+// attempter makes one HTTP attempt. It returns nil if ctx was canceled before there was an answer.
+type attempter interface {
+	Attempt(ctx context.Context, m *posthaste.Message, retried int) *ledger.Result
+}
+
+// timekeeper is the clock that due moments refer to.
+type timekeeper interface {
+	Now() time.Time
+	Wait(ctx context.Context, t time.Time) error
+}
+
+// Config sets a Dispatcher up.
+type Config struct {
+	Node        store.NodeInfo
+	MaxInFlight int           // attempts at a time; 0: 1024
+	Grace       time.Duration // for running attempts at a stop; 0: none
+	LookAhead   time.Duration // how far due messages are read in advance; 0: 500 ms
+	Window      int           // and how many at most; 0: 1024
+	Poll        time.Duration // the longest wait between two looks into the store; 0: 1 s
+	PerTenant   int           // due messages of one tenant in one claim; 0: 64
+	Prepare     func(*ledger.Settle)
+	// Observe is told of every recorded attempt. It must be quick. nil: nobody is.
+	Observe func(Observation)
+	// Hook is called at named points by crash tests; nil otherwise.
+	Hook   func(point string)
+	Logger *slog.Logger
+}
+
+// Observation is what a metric needs to know of an attempt.
+type Observation struct {
+	Attempt  *posthaste.Attempt
+	Lateness time.Duration // of the start after the moment it was due; for first attempts of messages only
+}
+
+// Dispatcher makes attempts. Create it with [New].
+type Dispatcher struct {
+	cfg    Config
+	engine store.Engine
+	send   attempter
+	clock  timekeeper
+	nonces *ledger.Nonces
+	log    *slog.Logger
+
+	lease atomic.Pointer[store.Lease]
+
+	free    atomic.Int64  // attempts that may start yet; never negative
+	starved atomic.Bool   // the loop waits for room
+	room    chan struct{} // one token: there is room again
+
+	work context.Context // ends when attempts are to be cut off
+	cut  context.CancelCauseFunc
+	stop atomic.Bool // nothing more is claimed
+	wg   sync.WaitGroup
+
+	mu    sync.Mutex
+	tries map[store.GateRef]struct{} // gates to admit from
+	tried chan struct{}              // one token: tries is not empty
+
+	ahead ahead // owned by the loop
+}
+
+// errShutdown is why attempts are cut off at a stop.
+var errShutdown = errors.New("the server is stopping")
+
+// errLease is why attempts are cut off when the node could not renew its lease.
+var errLease = errors.New("the node could not renew its lease")
+
+// New returns a dispatcher. Nothing runs before [Dispatcher.Join] and [Dispatcher.Run].
+func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.Nonces, cfg Config) *Dispatcher {
+	if cfg.MaxInFlight <= 0 {
+		cfg.MaxInFlight = 1024
+	}
+	if cfg.LookAhead <= 0 {
+		cfg.LookAhead = 500 * time.Millisecond
+	}
+	if cfg.Window <= 0 {
+		cfg.Window = 1024
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = time.Second
+	}
+	if cfg.PerTenant <= 0 {
+		cfg.PerTenant = 64
+	}
+	if cfg.Node.TTL <= 0 {
+		cfg.Node.TTL = 15 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	d := &Dispatcher{
+		cfg: cfg, engine: engine, send: send, clock: clock, nonces: nonces, log: cfg.Logger,
+		room: make(chan struct{}, 1), tried: make(chan struct{}, 1), tries: map[store.GateRef]struct{}{},
+	}
+	d.free.Store(int64(cfg.MaxInFlight))
+	d.work, d.cut = context.WithCancelCause(context.Background())
+	return d
+}
+
+// Join takes the node's lease. Nothing can be claimed before.
+func (d *Dispatcher) Join(ctx context.Context) error {
+	l, err := d.engine.Join(ctx, d.cfg.Node)
+	if err != nil {
+		return err
+	}
+	d.lease.Store(&l)
+	return nil
+}
+
+// InFlight returns how many attempts run or are about to.
+func (d *Dispatcher) InFlight() int { return d.cfg.MaxInFlight - int(d.free.Load()) }
+
+// Reserve sets room aside for up to n attempts that an operation may claim. The caller hands it back with [Dispatcher.Begin].
+func (d *Dispatcher) Reserve(n int) ledger.Node {
+	l := d.lease.Load()
+	if l == nil || d.stop.Load() {
+		return ledger.Node{}
+	}
+	for {
+		free := d.free.Load()
+		take := min(int64(n), free)
+		if take <= 0 {
+			return ledger.Node{NodeEpoch: l.NodeEpoch}
+		}
+		if d.free.CompareAndSwap(free, free-take) {
+			return ledger.Node{NodeEpoch: l.NodeEpoch, Room: int(take)}
+		}
+	}
+}
+
+// giveBack returns room.
+func (d *Dispatcher) giveBack(n int) {
+	if n <= 0 {
+		return
+	}
+	d.free.Add(int64(n))
+	if d.starved.Load() && d.starved.CompareAndSwap(true, false) {
+		select {
+		case d.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Begin starts what an operation claimed and gives back what it did not use of its room. out is nil if the operation failed.
+func (d *Dispatcher) Begin(node ledger.Node, out *ledger.Outcome) {
+	if out == nil {
+		d.giveBack(node.Room)
+		return
+	}
+	d.giveBack(node.Room - len(out.Started))
+	for _, s := range out.Started {
+		d.wg.Add(1)
+		go d.run(s)
+	}
+	d.try(out.Next)
+}
+
+// run makes an attempt and, one after another, those that its settlement starts.
+func (d *Dispatcher) run(s ledger.Start) {
+	defer d.wg.Done()
+	for {
+		out, room := d.attempt(s)
+		if out == nil || len(out.Started) == 0 {
+			d.giveBack(room)
+			if out != nil {
+				d.try(out.Next)
+			}
+			return
+		}
+		d.giveBack(room - len(out.Started))
+		for _, next := range out.Started[1:] {
+			d.wg.Add(1)
+			go d.run(next)
+		}
+		d.try(out.Next)
+		s = out.Started[0]
+	}
+}
+
+// attempt makes one attempt and settles it. It returns what that started and the room it was given for it; out is nil if
+// nothing was recorded.
+func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
+	room = 1 // this attempt's own place
+	t := s.Ticket
+	m := s.Message
+	if m == nil {
+		if m = d.read(t); m == nil {
+			d.release(t, true)
+			return nil, room
+		}
+	}
+	d.hook("mid-attempt")
+	res := d.send.Attempt(d.work, m, t.Attempt)
+	if res == nil {
+		d.release(t, false)
+		return nil, room
+	}
+	d.hook("before-settlement")
+	op := &ledger.Settle{Ticket: t, Message: m, Result: res, Shards: d.engine.Shards()}
+	more := 0
+	if m.Callback != nil || m.FailureCallback != nil {
+		more = 2
+		op.Nonces[0], op.Nonces[1] = d.nonces.Next(), d.nonces.Next()
+	}
+	if len(t.Path) > 0 || !t.Slot.Zero() {
+		more += 4
+	}
+	op.Nonces[2] = d.nonces.Next()
+	if l := d.lease.Load(); l != nil {
+		op.Node = ledger.Node{NodeEpoch: l.NodeEpoch, Room: 1}
+	}
+	if more > 0 {
+		op.Node.Room += d.Reserve(more).Room
+	}
+	if d.stop.Load() {
+		op.Node.Room = 0
+	}
+	room = max(room, op.Node.Room)
+	if d.cfg.Prepare != nil {
+		d.cfg.Prepare(op)
+	}
+	if err := d.persist(t, op); err != nil {
+		d.log.Error("settlement not recorded; the attempt will be repeated", "message_id", t.ID, "err", err)
+		return nil, room
+	}
+	d.hook("after-settlement")
+	if op.Lost {
+		d.log.Warn("the claim was lost during the attempt; its outcome is dropped", "message_id", t.ID)
+		return nil, room
+	}
+	if d.cfg.Observe != nil {
+		d.cfg.Observe(Observation{Attempt: op.Attempt, Lateness: lateness(m, op.Attempt)})
+	}
+	return &op.Outcome, room
+}
+
+func lateness(m *posthaste.Message, a *posthaste.Attempt) time.Duration {
+	if a.Number > 0 || len(m.Flow) > 0 || m.Queue != "" {
+		return 0
+	}
+	return a.StartedAt.Sub(m.NotBefore)
+}
+
+// persist submits an operation until it is durable. While the store cannot commit it tries again, until the node stops.
+func (d *Dispatcher) persist(t *store.Ticket, op store.Op) error {
+	ctx := context.WithoutCancel(d.work)
+	wait := 20 * time.Millisecond
+	for {
+		err := d.engine.Do(ctx, lane(t), op)
+		if err == nil || posthaste.CodeOf(err) != posthaste.CodeUnavailable {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.work.Done():
+			return err
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// lane returns the lane of the ticket's home shard.
+func lane(t *store.Ticket) int {
+	_, shard, _ := t.ID.Parts()
+	return int(shard)
+}
+
+// read loads the content of a claimed message. It returns nil if the node stops or the store is broken.
+func (d *Dispatcher) read(t *store.Ticket) *posthaste.Message {
+	wait := 20 * time.Millisecond
+	for {
+		m, err := d.engine.Message(d.work, t.Tenant, t.ID)
+		switch {
+		case err == nil && m != nil:
+			return m
+		case err == nil:
+			d.log.Error("a claimed message has no content", "message_id", t.ID)
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.work.Done():
+			return nil
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// release gives a claim back. If the store does not take it, the next life of the node will.
+func (d *Dispatcher) release(t *store.Ticket, unsent bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.work), 5*time.Second)
+	defer cancel()
+	op := &ledger.Release{Ticket: t, Unsent: unsent}
+	if err := d.engine.Do(ctx, lane(t), op); err != nil {
+		d.log.Warn("claim not released; it will be recovered", "message_id", t.ID, "err", err)
+	}
+}
+
+func (d *Dispatcher) hook(point string) {
+	if d.cfg.Hook != nil {
+		d.cfg.Hook(point)
+	}
+}

@@ -1,0 +1,446 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/ledger"
+	"github.com/posthaste/posthaste/internal/store"
+)
+
+// Run claims and attempts until ctx ends, then stops as the package comment says. It returns when every goroutine of the
+// dispatcher is gone.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(ctx)
+	done := make(chan struct{}, 3)
+	go func() { d.keepLease(inner); done <- struct{}{} }()
+	go func() { d.admitter(inner); done <- struct{}{} }()
+	go func() { d.loop(inner); done <- struct{}{} }()
+	<-ctx.Done()
+	d.stop.Store(true)
+	cancel()
+	for range 3 {
+		<-done
+	}
+	idle := make(chan struct{})
+	go func() { d.wg.Wait(); close(idle) }()
+	if d.cfg.Grace > 0 {
+		grace := time.NewTimer(d.cfg.Grace)
+		defer grace.Stop()
+		select {
+		case <-idle:
+		case <-grace.C:
+		}
+	}
+	d.cut(errShutdown)
+	<-idle
+	if l := d.lease.Load(); l != nil {
+		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return d.engine.Leave(leave, *l)
+	}
+	return nil
+}
+
+// keepLease renews the node's lease in real time and takes over what expired nodes left. It runs once at once, so that a
+// node that was killed finds its own claims again.
+func (d *Dispatcher) keepLease(ctx context.Context) {
+	tick := time.NewTicker(d.cfg.Node.TTL / 3)
+	defer tick.Stop()
+	renewed := time.Now()
+	for {
+		d.recover(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		l, err := d.engine.Renew(ctx, *d.lease.Load())
+		switch {
+		case err == nil:
+			d.lease.Store(&l)
+			renewed = time.Now()
+		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) > d.cfg.Node.TTL*2/3:
+			d.log.Error("lease lost; running attempts are cut off", "err", err)
+			d.cut(errLease)
+			return
+		default:
+			d.log.Warn("lease not renewed", "err", err)
+		}
+	}
+}
+
+// recover takes claims back from lives of nodes that are over, in bounded steps.
+func (d *Dispatcher) recover(ctx context.Context) {
+	expired, err := d.engine.Expired(ctx)
+	if err != nil {
+		d.log.Warn("expired nodes not read", "err", err)
+		return
+	}
+	for _, n := range expired {
+		taken := 0
+		for {
+			claims, err := d.engine.Claims(ctx, n, "", ledger.MaxStep)
+			if err != nil {
+				d.log.Warn("claims of an expired node not read", "node", n.Node, "err", err)
+				return
+			}
+			if len(claims) == 0 {
+				break
+			}
+			op := &ledger.Recover{From: n, Known: claims}
+			if err := d.engine.Do(ctx, lane(claims[0]), op); err != nil {
+				d.log.Warn("claims not recovered", "node", n.Node, "err", err)
+				return
+			}
+			taken += op.Taken
+		}
+		if taken > 0 {
+			d.log.Info("recovered claims of an earlier life", "node", n.Node, "epoch", n.Epoch, "claims", taken)
+		}
+		if err := d.engine.Forget(ctx, n); err != nil {
+			d.log.Warn("expired node not forgotten", "node", n.Node, "err", err)
+		}
+	}
+}
+
+// ahead is what look-ahead knows. It is a hint: the store decides what is due.
+type ahead struct {
+	until    time.Time // everything due before was read, as far as the window reaches
+	messages map[posthaste.MessageID]*posthaste.Message
+	bytes    int
+}
+
+// aheadBytes bounds the bodies that look-ahead holds.
+const aheadBytes = 32 << 20
+
+// loop finds what is due and claims it.
+func (d *Dispatcher) loop(ctx context.Context) {
+	hints := d.engine.Hints()
+	for ctx.Err() == nil {
+		next, err := d.sweep(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("due messages not read", "err", err)
+			next = d.clock.Now().Add(d.cfg.Poll)
+		}
+		d.sleep(ctx, next, hints)
+	}
+}
+
+// sleep waits until next, a hint of something earlier, room, or the poll interval in real time.
+func (d *Dispatcher) sleep(ctx context.Context, next time.Time, hints <-chan store.Hint) {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	poll := time.NewTimer(d.cfg.Poll)
+	defer poll.Stop()
+	moment := make(chan struct{})
+	if next.IsZero() {
+		moment = nil
+	} else {
+		go func() {
+			defer close(moment)
+			d.clock.Wait(wait, next) //nolint:errcheck // it ends with the context, as the loop does
+		}()
+		defer func() { cancel(); <-moment }()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-moment:
+			return
+		case <-d.room:
+			return
+		case <-poll.C:
+			return
+		case h := <-hints:
+			if next.IsZero() || h.Due.Before(next) {
+				return
+			}
+		}
+	}
+}
+
+// sweep claims and admits what is due and returns when to look again; zero if nothing is known to come.
+func (d *Dispatcher) sweep(ctx context.Context) (time.Time, error) {
+	shards, err := d.engine.NextDue(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	now := d.clock.Now()
+	var next time.Time
+	earlier := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	full := false
+	for _, s := range shards {
+		if !s.Waiting.IsZero() {
+			if s.Waiting.After(now) {
+				earlier(s.Waiting)
+			} else if d.free.Load() <= 0 {
+				full = true
+			} else if err := d.wake(ctx, s.Shard, now); err != nil {
+				return time.Time{}, err
+			} else {
+				earlier(now)
+			}
+		}
+		if s.Tickets.IsZero() {
+			continue
+		}
+		if s.Tickets.After(now) {
+			earlier(s.Tickets)
+			continue
+		}
+		progress, err := d.claim(ctx, s.Shard, now)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if progress {
+			earlier(now) // what comes next is known after another look
+		} else {
+			full = true
+		}
+	}
+	if full {
+		// Room that came back since then must not be missed.
+		if d.starved.Store(true); d.free.Load() > 0 {
+			earlier(d.clock.Now().Add(time.Millisecond))
+		}
+	} else if !next.IsZero() && next.After(now) {
+		if err := d.look(ctx, shards, now, next); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return next, nil
+}
+
+// claim claims what is due in a shard. It reports whether anything moved.
+func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (progress bool, err error) {
+	node := d.Reserve(256)
+	if node.Room == 0 {
+		return false, nil
+	}
+	op := &ledger.Claim{
+		Ripe: &store.Ripe{Shard: shard, Before: now, Limit: node.Room, PerTenant: d.cfg.PerTenant}, Node: node,
+	}
+	if err := d.engine.Do(ctx, int(shard), op); err != nil {
+		d.giveBack(node.Room)
+		return false, err
+	}
+	d.fill(ctx, op.Started)
+	d.Begin(node, &op.Outcome)
+	progress = op.Taken > 0
+	for known := op.Unnamed; len(known) > 0; {
+		step := known[:min(len(known), 128)]
+		known = known[len(step):]
+		node := d.Reserve(len(step))
+		op := &ledger.Claim{Known: step, Node: node}
+		if err := d.engine.Do(ctx, int(shard), op); err != nil {
+			d.giveBack(node.Room)
+			return false, err
+		}
+		d.fill(ctx, op.Started)
+		d.Begin(node, &op.Outcome)
+		progress = progress || op.Taken > 0
+	}
+	return progress, nil
+}
+
+// fill gives started attempts their messages: from look-ahead, else with one read for all. What it cannot read, the attempt
+// reads itself.
+func (d *Dispatcher) fill(ctx context.Context, started []ledger.Start) {
+	var keys []store.MessageKey
+	var at []int
+	for i := range started {
+		t := started[i].Ticket
+		if started[i].Message != nil {
+			continue
+		}
+		if m := d.ahead.messages[t.ID]; m != nil {
+			delete(d.ahead.messages, t.ID)
+			d.ahead.bytes -= len(m.Body)
+			started[i].Message = m
+			continue
+		}
+		keys = append(keys, store.MessageKey{Tenant: t.Tenant, ID: t.ID})
+		at = append(at, i)
+	}
+	if len(keys) == 0 {
+		return
+	}
+	got, err := d.engine.Messages(ctx, keys)
+	if err != nil {
+		return
+	}
+	for i, m := range got {
+		started[at[i]].Message = m
+	}
+}
+
+// look reads what becomes due soon, so that a claim needs no further read.
+func (d *Dispatcher) look(ctx context.Context, shards []store.ShardDue, now, next time.Time) error {
+	horizon := now.Add(d.cfg.LookAhead)
+	if next.After(horizon) || d.ahead.until.After(now.Add(d.cfg.LookAhead/2)) && len(d.ahead.messages) > 0 {
+		return nil
+	}
+	old := d.ahead.messages
+	d.ahead = ahead{until: horizon, messages: make(map[posthaste.MessageID]*posthaste.Message, len(old))}
+	var keys []store.MessageKey
+	for _, s := range shards {
+		if s.Tickets.IsZero() || s.Tickets.After(horizon) {
+			continue
+		}
+		tickets, err := d.engine.Ripening(ctx, store.Ripe{
+			Shard: s.Shard, Before: horizon, Limit: d.cfg.Window, PerTenant: d.cfg.Window,
+		})
+		if err != nil {
+			return err
+		}
+		for _, t := range tickets {
+			if m := old[t.ID]; m != nil {
+				d.remember(m)
+			} else {
+				keys = append(keys, store.MessageKey{Tenant: t.Tenant, ID: t.ID})
+			}
+		}
+	}
+	for len(keys) > 0 && d.ahead.bytes < aheadBytes {
+		step := keys[:min(len(keys), 64)]
+		keys = keys[len(step):]
+		got, err := d.engine.Messages(ctx, step)
+		if err != nil {
+			return err
+		}
+		for _, m := range got {
+			if m != nil {
+				d.remember(m)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *Dispatcher) remember(m *posthaste.Message) {
+	d.ahead.messages[m.ID] = m
+	d.ahead.bytes += len(m.Body)
+}
+
+// wake finds the gates whose marks have come and has them tried.
+func (d *Dispatcher) wake(ctx context.Context, shard int16, now time.Time) error {
+	if d.free.Load() <= 0 {
+		return nil
+	}
+	heads, err := d.engine.Awake(ctx, shard, now, 256)
+	if err != nil {
+		return err
+	}
+	gates := make(map[store.GateRef]struct{}, len(heads))
+	for _, t := range heads {
+		gates[t.ParkedAt] = struct{}{}
+	}
+	return d.admitAll(ctx, gates)
+}
+
+// admitAll admits from several gates at the same time, so that they share commits.
+func (d *Dispatcher) admitAll(ctx context.Context, gates map[store.GateRef]struct{}) error {
+	var (
+		wg   sync.WaitGroup
+		errs = make(chan error, len(gates))
+		slot = make(chan struct{}, 64)
+	)
+	for g := range gates {
+		slot <- struct{}{}
+		wg.Go(func() {
+			if err := d.admit(ctx, g); err != nil {
+				errs <- err
+			}
+			<-slot
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// try has gates admitted from as soon as possible.
+func (d *Dispatcher) try(gates []store.GateRef) {
+	if len(gates) == 0 {
+		return
+	}
+	d.mu.Lock()
+	for _, g := range gates {
+		d.tries[g] = struct{}{}
+	}
+	d.mu.Unlock()
+	select {
+	case d.tried <- struct{}{}:
+	default:
+	}
+}
+
+// admitter admits from the gates that operations named. What it leaves out, the marks in the store bring up again.
+func (d *Dispatcher) admitter(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.tried:
+		}
+		d.mu.Lock()
+		gates := d.tries
+		d.tries = map[store.GateRef]struct{}{}
+		d.mu.Unlock()
+		if err := d.admitAll(ctx, gates); err != nil && ctx.Err() == nil {
+			d.log.Warn("waiting messages not admitted", "err", err)
+		}
+	}
+}
+
+// admitStep is how many waiting tickets one Admit tries.
+const admitStep = 128
+
+// admit starts what a gate has room for, in one step; what remains is named by the result.
+func (d *Dispatcher) admit(ctx context.Context, g store.GateRef) error {
+	node := d.Reserve(admitStep)
+	if node.Room == 0 {
+		return nil
+	}
+	heads, err := d.engine.Heads(ctx, g, node.Room)
+	if err != nil {
+		d.giveBack(node.Room)
+		return err
+	}
+	op := &ledger.Admit{Gate: g, Heads: heads, Node: node}
+	if err := d.engine.Do(ctx, int(g.Shard), op); err != nil {
+		d.giveBack(node.Room)
+		return err
+	}
+	d.fillFrom(ctx, op.Started)
+	d.Begin(node, &op.Outcome)
+	return nil
+}
+
+// fillFrom is fill for goroutines that do not own the look-ahead.
+func (d *Dispatcher) fillFrom(ctx context.Context, started []ledger.Start) {
+	keys := make([]store.MessageKey, len(started))
+	for i, s := range started {
+		keys[i] = store.MessageKey{Tenant: s.Ticket.Tenant, ID: s.Ticket.ID}
+	}
+	if len(keys) == 0 {
+		return
+	}
+	if got, err := d.engine.Messages(ctx, keys); err == nil {
+		for i, m := range got {
+			started[i].Message = m
+		}
+	}
+}

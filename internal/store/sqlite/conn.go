@@ -1,0 +1,163 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/store"
+)
+
+// A conn is a connection with its prepared statements, used by one goroutine at a time.
+type conn struct {
+	*sqlite.Conn
+	count *atomic.Int64 // statements run, of the engine
+	err   error         // the first failure to prepare
+	buf   []byte        // for records that are read
+}
+
+// connect opens a connection that never checkpoints by itself: see checkpoint.go.
+func connect(path string, flags sqlite.OpenFlags, count *atomic.Int64, pragmas ...string) (*conn, error) {
+	c, err := sqlite.OpenConn(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	c.SetBusyTimeout(busyTimeout)
+	for _, p := range append([]string{"journal_mode = WAL", "wal_autocheckpoint = 0", "temp_store = MEMORY"}, pragmas...) {
+		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+p, nil); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", p, err), c.Close())
+		}
+	}
+	return &conn{Conn: c, count: count}, nil
+}
+
+// busyTimeout is how long a connection waits for a lock that another process holds: the command line writes to the file
+// while the server runs.
+const busyTimeout = 5 * time.Second
+
+// A stmt is a prepared statement. Its handle is kept, so that running it does not look up its text.
+type stmt struct {
+	*sqlite.Stmt
+	c *conn
+}
+
+// prepare prepares a statement for the life of the connection and notes a failure in c.err.
+func (c *conn) prepare(query string) stmt {
+	s, err := c.Prepare(query)
+	if err != nil && c.err == nil {
+		c.err = fmt.Errorf("prepare %q: %w", query, err)
+	}
+	return stmt{s, c}
+}
+
+// row steps to the next row and resets the statement when there is none or it fails.
+func (s stmt) row() (bool, error) {
+	ok, err := s.Step()
+	if !ok {
+		s.c.count.Add(1)
+		s.Reset() //nolint:errcheck // it repeats the error of Step
+	}
+	return ok, err
+}
+
+// run runs a statement that returns nothing of interest.
+func (s stmt) run() error {
+	ok, err := s.row()
+	if ok {
+		s.done()
+	}
+	return err
+}
+
+// one runs a statement of at most one row. If it reports a row, the caller calls done after reading it.
+func (s stmt) one() (bool, error) { return s.row() }
+
+// done ends a statement before its last row was seen.
+func (s stmt) done() {
+	s.c.count.Add(1)
+	s.Reset() //nolint:errcheck // a statement that returned a row has no error to report
+}
+
+// bytes returns the bytes of a column, which are valid until the next call.
+func (s stmt) bytes(col int) []byte {
+	n := s.ColumnLen(col)
+	if cap(s.c.buf) < n {
+		s.c.buf = make([]byte, max(n, 4096))
+	}
+	b := s.c.buf[:n]
+	s.ColumnBytes(col, b)
+	return b
+}
+
+// keep returns the bytes of a column for good; nil if there are none.
+func (s stmt) keep(col int) []byte {
+	n := s.ColumnLen(col)
+	if n == 0 {
+		return nil
+	}
+	b := make([]byte, n)
+	s.ColumnBytes(col, b)
+	return b
+}
+
+// bindTime binds NULL for the zero time.
+func (s stmt) bindTime(param int, t time.Time) {
+	if t.IsZero() {
+		s.BindNull(param)
+	} else {
+		s.BindInt64(param, t.UnixMicro())
+	}
+}
+
+// time reads a column that bindTime or micros wrote.
+func (s stmt) time(col int) time.Time { return fromMicros(s.ColumnInt64(col)) }
+
+// micros returns t as columns that are never NULL keep it: 0 stands for the zero time, as no server's clock shows 1970.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// gateKey is the text that names a gate in tickets and slots.
+func gateKey(r *store.GateRef) string {
+	var space [96]byte
+	b := append(strconv.AppendUint(space[:0], uint64(r.Kind), 10), '/')
+	b = append(strconv.AppendInt(b, int64(r.Tenant), 10), '/')
+	return string(append(b, r.Name...))
+}
+
+// ticket reads a row of (id, tenant, data) from the given column on.
+func (s stmt) ticket(col int, id posthaste.MessageID) (*store.Ticket, error) {
+	t := new(store.Ticket)
+	if id == "" {
+		id = posthaste.MessageID(s.ColumnText(col))
+	}
+	t.ID, t.Tenant = id, posthaste.TenantID(s.ColumnInt64(col+1))
+	if err := store.DecodeTicket(s.bytes(col+2), t); err != nil {
+		return nil, fmt.Errorf("ticket %s: %w", id, err)
+	}
+	t.Stored = store.Location{Phase: t.Phase, ParkedAt: t.ParkedAt, Rank: t.Rank, Place: t.Place}
+	return t, nil
+}

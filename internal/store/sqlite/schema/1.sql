@@ -1,0 +1,141 @@
+-- Times are microseconds since 1970, UTC. A "data" or "head" column holds a record of package store.
+
+CREATE TABLE meta (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE nodes (
+    name    TEXT NOT NULL PRIMARY KEY,
+    epoch   INTEGER NOT NULL, -- of its last lease
+    address TEXT NOT NULL,
+    joined  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenants (
+    id      INTEGER PRIMARY KEY,
+    version INTEGER NOT NULL -- of its configuration
+) STRICT;
+
+CREATE TABLE config (
+    tenant  INTEGER NOT NULL,
+    kind    TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    value   BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    PRIMARY KEY (tenant, kind, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX config_name ON config (kind, name);
+
+-- Content. A table with rowids, because rows are larger than what fits well into the inner pages of a key's tree, and
+-- because n tells the order of commits.
+CREATE TABLE messages (
+    n       INTEGER PRIMARY KEY,
+    tenant  INTEGER NOT NULL,
+    id      TEXT NOT NULL,
+    at_once INTEGER NOT NULL,
+    head    BLOB NOT NULL,
+    body    BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX messages_id ON messages (tenant, id);
+
+-- Claimed tickets. They are as many as attempts in flight, so this tree is small and always in memory.
+CREATE TABLE claims (
+    id     TEXT NOT NULL PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    data   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The other tickets. Of due, and (gate, rank, place) exactly one is set: due when Delayed or Ready, the others when
+-- Waiting. wake is set when Waiting and its gate is to be looked at then.
+CREATE TABLE tickets (
+    id     TEXT NOT NULL PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    due    INTEGER,
+    gate   TEXT,
+    rank   INTEGER,
+    place  INTEGER,
+    wake   INTEGER,
+    data   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tickets_tenant ON tickets (tenant, id);
+CREATE INDEX tickets_due ON tickets (tenant, due, id) WHERE due IS NOT NULL;
+CREATE INDEX tickets_gate ON tickets (gate, rank, place, id) WHERE gate IS NOT NULL;
+CREATE INDEX tickets_wake ON tickets (wake) WHERE wake IS NOT NULL;
+
+CREATE TABLE gates (
+    tenant INTEGER NOT NULL,
+    kind   INTEGER NOT NULL,
+    name   TEXT NOT NULL,
+    data   BLOB NOT NULL,
+    PRIMARY KEY (tenant, kind, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE slots (
+    source TEXT NOT NULL,
+    gate   TEXT NOT NULL,
+    gen    INTEGER NOT NULL,
+    open   INTEGER NOT NULL,
+    PRIMARY KEY (source, gate, gen)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE dedup (
+    tenant  INTEGER NOT NULL,
+    key     TEXT NOT NULL,
+    message TEXT NOT NULL,
+    expires INTEGER NOT NULL,
+    PRIMARY KEY (tenant, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dedup_expires ON dedup (expires);
+
+CREATE TABLE quota (
+    tenant INTEGER NOT NULL,
+    day    INTEGER NOT NULL,
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ticks (
+    tenant   INTEGER NOT NULL,
+    schedule TEXT NOT NULL,
+    next     INTEGER,
+    data     BLOB NOT NULL,
+    PRIMARY KEY (tenant, schedule)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ticks_next ON ticks (next) WHERE next IS NOT NULL;
+
+CREATE TABLE attempts (
+    n       INTEGER PRIMARY KEY,
+    tenant  INTEGER NOT NULL,
+    id      TEXT NOT NULL,
+    number  INTEGER NOT NULL,
+    started INTEGER NOT NULL,
+    ended   INTEGER NOT NULL,
+    at_once INTEGER NOT NULL,
+    data    BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX attempts_id ON attempts (tenant, id, number);
+CREATE INDEX attempts_ended ON attempts (tenant, ended, id, number);
+CREATE INDEX attempts_started ON attempts (tenant, started, id, number) WHERE at_once = 0;
+
+-- n is 0 for CANCEL_REQUESTED and 1 for CANCELED.
+CREATE TABLE marks (
+    tenant INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    id     TEXT NOT NULL,
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (tenant, at, id, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX marks_id ON marks (tenant, id);
+
+CREATE TABLE dead_letters (
+    n       INTEGER PRIMARY KEY,
+    tenant  INTEGER NOT NULL,
+    ms      INTEGER NOT NULL,
+    seq     INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    data    BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX dead_letters_id ON dead_letters (tenant, ms, seq);
+CREATE INDEX dead_letters_message ON dead_letters (message);
