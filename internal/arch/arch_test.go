@@ -39,15 +39,16 @@ var policy = map[string]string{
 	"internal/flowcontrol": "",
 
 	// Storage.
-	"internal/store":           "",
-	"internal/store/storetest": "internal/store internal/ledger",
+	"internal/store":           "internal/flowcontrol",
+	"internal/store/storetest": "internal/store internal/ledger internal/lifecycle internal/compose internal/retry",
 	"internal/store/sqlite":    "internal/store",
 	"internal/store/postgres":  "internal/store",
-	"internal/ledger":          "internal/store internal/lifecycle internal/flowcontrol internal/compose",
+	"internal/ledger":          "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry",
 
 	// The engine.
-	"internal/directory": "internal/store",
-	"internal/broker":    "internal/ledger internal/compose internal/cron internal/egress internal/store internal/directory",
+	"internal/directory": "internal/store internal/signature",
+	"internal/history":   "internal/store internal/compose internal/wire",
+	"internal/broker":    "internal/ledger internal/compose internal/cron internal/egress internal/store internal/directory internal/history internal/signature internal/wire",
 	"internal/scheduler": "internal/ledger internal/compose internal/cron internal/store internal/directory",
 	"internal/dispatch":  "internal/ledger internal/store",
 	"internal/delivery":  "internal/lifecycle internal/signature internal/wire internal/egress",
@@ -56,7 +57,7 @@ var policy = map[string]string{
 
 	// The edges.
 	"internal/auth":      "internal/store internal/directory",
-	"internal/httpapi":   "internal/broker internal/wire internal/auth",
+	"internal/httpapi":   "internal/broker internal/wire internal/auth internal/directory",
 	"internal/console":   "internal/broker internal/wire internal/auth",
 	"internal/config":    "-",
 	"internal/telemetry": "-",

@@ -167,3 +167,6 @@ func (b *Broker) Ready(ctx context.Context) error {
 	_, err := b.engine.NextDue(ctx)
 	return err
 }
+
+// MaxBody returns the largest message, in bytes, that the principal may publish.
+func (b *Broker) MaxBody(p *directory.Principal) int64 { return b.limits(p.Tenant).MaxBody }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -47,7 +46,7 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 			drafts, group, err := b.prepare(ctx, p, &items[i])
 			if err != nil {
 				if len(items) > 1 {
-					return itemError(i, err)
+					return wire.InItem(i, err)
 				}
 				return err
 			}
@@ -77,17 +76,6 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 		return nil, err
 	}
 	return results, nil
-}
-
-// itemError says which item of a batch an error is about.
-func itemError(i int, err error) error {
-	var e *posthaste.Error
-	if !errors.As(err, &e) || errors.Is(err, store.ErrStale) {
-		return err
-	}
-	c := *e
-	c.Message = posthaste.Errorf(e.Code, "item %d: %s", i, e.Message).Message
-	return &c
 }
 
 // accept submits and starts what could start at once.

@@ -227,7 +227,9 @@ func (a *Admin) RevokeToken(ctx context.Context, id posthaste.TenantID, prefix s
 	if err != nil {
 		return err
 	}
-	tokens = slices.DeleteFunc(tokens, func(t directory.Token) bool { return len(prefix) < 6 || len(prefix) > len(t.Hash) || t.Hash[:len(prefix)] != prefix })
+	tokens = slices.DeleteFunc(tokens, func(t directory.Token) bool {
+		return len(prefix) < 6 || len(prefix) > len(t.Hash) || t.Hash[:len(prefix)] != prefix
+	})
 	if len(tokens) != 1 {
 		return notFound("%d tokens begin with %q: give the beginning of one, at least 6 characters, as token list shows it", len(tokens), prefix)
 	}

@@ -105,10 +105,12 @@ func TestNext(t *testing.T) {
 		// Kwajalein had 30 September 1969 twice, almost.
 		{"CRON_TZ=Pacific/Kwajalein 0 9 * * *", "1969-09-29 00:00:00", []string{"1969-09-30 09:00:00 +11", "1969-10-01 09:00:00 -12"}},
 
-		// The last day of a leap year.
-		{"CRON_TZ=America/New_York 0 12 * * *", "2028-12-31 00:30:00", []string{"2028-12-31 12:00:00 -05", "2029-01-01 12:00:00 -05"}},
-		{"CRON_TZ=America/New_York 0 12 * * *", "2028-12-31 20:30:00", []string{"2029-01-01 12:00:00 -05"}},
-		{"CRON_TZ=Australia/Sydney 5 * * 1 *", "2028-12-31 12:03:00", []string{"2029-01-01 00:05:00 +11", "2029-01-01 01:05:00 +11"}},
+		// The last day of a leap year beyond 2037, up to where time zone files may list every change.
+		{"CRON_TZ=America/New_York 0 12 * * *", "2040-12-31 00:30:00", []string{"2040-12-31 12:00:00 -05", "2041-01-01 12:00:00 -05"}},
+		{"CRON_TZ=America/New_York 0 12 * * *", "2040-12-31 20:30:00", []string{"2041-01-01 12:00:00 -05"}},
+		{"CRON_TZ=America/New_York 0 12 4 7 *", "2040-12-31 20:30:00", []string{"2041-07-04 12:00:00 -04", "2042-07-04 12:00:00 -04"}},
+		{"CRON_TZ=America/New_York 0 */12 4 7 *", "2040-12-31 20:30:00", []string{"2041-07-04 00:00:00 -04", "2041-07-04 12:00:00 -04"}},
+		{"CRON_TZ=Australia/Sydney 5 * * 1 *", "2040-12-31 12:03:00", []string{"2041-01-01 00:05:00 +11", "2041-01-01 01:05:00 +11"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.spec+" after "+tt.after, func(t *testing.T) {

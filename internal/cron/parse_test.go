@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-	_ "time/tzdata" // so that results do not depend on the machine
+	_ "time/tzdata" // for machines without time zone files
 
 	"github.com/google/go-cmp/cmp"
 	gocron "github.com/netresearch/go-cron"
@@ -68,7 +68,7 @@ func TestParse(t *testing.T) {
 		{"7/60 * * * *", "7 * * * *"},
 		{"50/15 * * * *", "50 * * * *"},
 		{"10-20/11 * * * *", "10 * * * *"},
-		{"*/9223372036854775807 * * * *", "0 * * * *"},
+		{"7/9223372036854775807 * * * *", "7 * * * *"},
 		{"*/60,30 * * * *", "0,30 * * * *"},
 		{"0 0 */31 * ?", "0 0 1 * *"},
 		{"0 0 1 */12 *", "0 0 1 1 *"},

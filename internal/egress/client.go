@@ -41,7 +41,7 @@ func (g *Guard) NewTransport() http.RoundTripper {
 			Proxy:                  nil, // not even the environment's: a proxy would dial where no address is judged
 			DialContext:            g.dial,
 			TLSClientConfig:        config,
-			
+			TLSHandshakeTimeout:    g.cfg.TLSHandshakeTimeout,
 			ResponseHeaderTimeout:  g.cfg.ResponseHeaderTimeout,
 			ExpectContinueTimeout:  time.Second,
 			IdleConnTimeout:        g.cfg.IdleConnTimeout,

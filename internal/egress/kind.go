@@ -46,7 +46,8 @@ type network struct {
 }
 
 // The tables are the union of the IANA special-purpose registries and of the addresses at which clouds serve a
-// machine its credentials. The first match counts, so single addresses stand before the networks around them.
+// machine its credentials. The first match counts, so single addresses stand before the networks around them. Some
+// networks lie inside others of their kind, and are here because the lists name them.
 var (
 	networks4 = []network{
 		{netip.MustParsePrefix("169.254.169.254/32"), kindMetadata}, // Amazon, Google, Azure, OpenStack, Oracle, …

@@ -52,6 +52,7 @@ func TestCheckURLForm(t *testing.T) {
 		{"https://example.com:/", ""},
 		{"https://a.b/x%20y?q=%2F&z", ""},
 		{"https://a.b//c//d", ""},
+		{"https://a.b/%2F", ""},
 		{"https://a.b?x=1", ""},
 		{"https://a.b?x=100%&y", ""},
 		{"https://a.b/?x=100%#f", ""},

@@ -104,7 +104,12 @@ func Compile(source string) (*Expression, error) {
 	if strings.TrimSpace(source) == "" {
 		return nil, errors.New("empty expression")
 	}
-	// What Go's parser reads beyond the grammar is either a node that compile refuses, or a comment.
+	for i, r := range source {
+		if r != '\t' && (r < ' ' || r > '~') {
+			return nil, fmt.Errorf("column %d: character %q is not allowed", i+1, r)
+		}
+	}
+	// What Go's parser reads beyond the grammar is either a node that the compiler refuses, or a comment.
 	if strings.Contains(source, "//") || strings.Contains(source, "/*") {
 		return nil, errors.New("comments are not allowed")
 	}

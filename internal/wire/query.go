@@ -678,12 +678,3 @@ func ParseSchedulePath(rest string) (id posthaste.ScheduleID, action string, ok 
 	}
 	return "", "", false
 }
-
-// shorten cuts a name that a client sent to a length that suits an error message.
-func shorten(name string) string {
-	q := quote(name)
-	if inner := strings.TrimSuffix(strings.TrimPrefix(q, `"`), `"`); inner == name {
-		return name
-	}
-	return q
-}

@@ -263,7 +263,7 @@ func ParseSettings(in Input) (*Settings, error) {
 		p.add(name, values)
 	}
 	if p.badName != "" {
-		return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid header name %q", p.badName)
+		return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid header name %s", quote(p.badName))
 	}
 
 	s := &Settings{Given: p.given}
@@ -296,7 +296,7 @@ func ParseSettings(in Input) (*Settings, error) {
 			if _, plain := in.Header[name]; !plain || i != forwardMessage {
 				name = [...]string{PrefixForward, PrefixCallbackForward, PrefixFailureCallbackForward}[i] + name
 			}
-			return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid %s header: %v", name, err)
+			return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid %s header: %v", shorten(name), err)
 		}
 	}
 	return s, nil

@@ -271,7 +271,8 @@ func TestParseSettingsErrors(t *testing.T) {
 		{"Upstash-Failure-Callback-Forward-X: \x7f", "invalid Upstash-Failure-Callback-Forward-X header: contains a control character"},
 		{"Content-Type: a\x00", "invalid Content-Type header: contains a control character"},
 		{"Upstash-Header-Forward: 1|X-A: a\x00", "invalid X-A header: contains a control character"},
-		{"Upstash-Forward-A B: x", `invalid header name "Upstash-Forward-A B"`},
+		{"Upstash-Forward-A B: x", "invalid Upstash-Forward-A B header: is not the name of a header"},
+		{"upstash-forward-a b: x", `invalid header name "upstash-forward-a b"`},
 		{"upstash-é: x", `invalid header name "upstash-é"`},
 		// The first fault reported is the same however the headers are ordered.
 		{"Upstash-Timeout: x|Upstash-Delay: y|Upstash-Retries: z|Upstash-Method: x|Upstash-Callback: ", `invalid Upstash-Method header: …`},

@@ -488,3 +488,11 @@ func quote(s string) string {
 	}
 	return strconv.Quote(s)
 }
+
+// shorten returns a name that a client sent as it suits an error message: as it is, or quoted if it is long or strange.
+func shorten(name string) string {
+	if q := quote(name); q[1:len(q)-1] != name {
+		return q
+	}
+	return name
+}

@@ -524,3 +524,16 @@ func (q *queries) readLog(tenant posthaste.TenantID, stream store.LogStream, fro
 	})
 	return rows, err
 }
+
+// readOwners returns the lives of nodes that own claims, but for one.
+func (q *queries) readOwners(but store.NodeEpoch) (list []store.NodeEpoch, err error) {
+	q.claimsAfter.BindText(1, "")
+	err = each(q.claimsAfter, func() error {
+		t, err := q.claimsAfter.ticket(0, "")
+		if err == nil && t.Node != but && !slices.Contains(list, t.Node) {
+			list = append(list, t.Node)
+		}
+		return err
+	})
+	return list, err
+}

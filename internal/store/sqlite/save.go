@@ -13,17 +13,17 @@ type saves struct {
 	buf       []byte // for records, until they are bound
 	ripeAfter posthaste.TenantID
 
-	putMessage, restart                  stmt
-	insertClaim, updateClaim, dropClaim  stmt
-	insertTicket, updateTicket, dropTick stmt
-	putGate                              stmt
-	putSlot, dropSlot                    stmt
-	putDedup                             stmt
-	putDead, dropDead                    stmt
-	putAttempt, putMark                  stmt
-	putTick, goneTick                    stmt
-	addQuota                             stmt
-	putConfig, dropConfig, raise         stmt
+	putMessage, restart                    stmt
+	insertClaim, updateClaim, dropClaim    stmt
+	insertTicket, updateTicket, dropTicket stmt
+	putGate                                stmt
+	putSlot, dropSlot                      stmt
+	putDedup                               stmt
+	putDead, dropDead                      stmt
+	putAttempt, putMark                    stmt
+	putTick, goneTick                      stmt
+	addQuota                               stmt
+	putConfig, dropConfig, raise           stmt
 }
 
 func newSaves(c *conn) saves {
@@ -37,7 +37,7 @@ func newSaves(c *conn) saves {
 		dropClaim:    p("DELETE FROM claims WHERE id = ?"),
 		insertTicket: p("INSERT INTO tickets (id, tenant, due, gate, rank, place, wake, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
 		updateTicket: p("UPDATE tickets SET tenant = ?2, due = ?3, gate = ?4, rank = ?5, place = ?6, wake = ?7, data = ?8 WHERE id = ?1"),
-		dropTick:     p("DELETE FROM tickets WHERE id = ?"),
+		dropTicket:   p("DELETE FROM tickets WHERE id = ?"),
 
 		putGate:  p("REPLACE INTO gates (tenant, kind, name, data) VALUES (?, ?, ?, ?)"),
 		putSlot:  p("REPLACE INTO slots (source, gate, gen, open) VALUES (?, ?, ?, ?)"),
@@ -302,7 +302,7 @@ func (w *writer) put(t *store.Ticket) error {
 
 // drop removes the row of a ticket from where it was loaded.
 func (w *writer) drop(t *store.Ticket) error {
-	s := w.dropTick
+	s := w.dropTicket
 	switch t.Stored.Phase {
 	case posthaste.PhaseNone:
 		return nil // it never was stored
@@ -318,7 +318,7 @@ func (w *writer) hit(s stmt, t *store.Ticket) error {
 	if err := s.run(); err != nil {
 		return err
 	}
-	if w.Changes() != 1 {
+	if w.c.Changes() != 1 {
 		return errLost(t)
 	}
 	return nil

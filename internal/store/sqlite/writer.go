@@ -82,7 +82,7 @@ type writer struct {
 	*queries
 	saves
 
-	begin, commit, rollback stmt
+	begin, commit, rollback, restartLog stmt
 
 	view    store.View
 	changes store.Changes
@@ -205,7 +205,7 @@ func (w *writer) try(batch []*call) error {
 
 // undo ends a transaction in which err happened. SQLite has ended it already after the worst of them.
 func (w *writer) undo(err error) error {
-	if !w.AutocommitEnabled() {
+	if !w.c.AutocommitEnabled() {
 		if e := w.rollback.run(); e != nil {
 			w.e.log.Error("roll back", "error", e)
 		}

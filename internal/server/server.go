@@ -1,0 +1,357 @@
+// Package server puts the parts together: it opens the store, joins dispatcher, scheduler, broker and the HTTP edges, and stops
+// them in order. No rule lives here.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/auth"
+	"github.com/posthaste/posthaste/internal/broker"
+	"github.com/posthaste/posthaste/internal/clock"
+	"github.com/posthaste/posthaste/internal/delivery"
+	"github.com/posthaste/posthaste/internal/directory"
+	"github.com/posthaste/posthaste/internal/dispatch"
+	"github.com/posthaste/posthaste/internal/egress"
+	"github.com/posthaste/posthaste/internal/httpapi"
+	"github.com/posthaste/posthaste/internal/ledger"
+	"github.com/posthaste/posthaste/internal/retry"
+	"github.com/posthaste/posthaste/internal/signature"
+	"github.com/posthaste/posthaste/internal/store"
+	"github.com/posthaste/posthaste/internal/store/sqlite"
+	"github.com/posthaste/posthaste/internal/telemetry"
+)
+
+// Config sets a Server up.
+type Config struct {
+	Listen      string // address of the API; empty: ":8080"
+	AdminListen string // address of metrics and profiles; empty: none
+	Data        string // the SQLite file; empty: in memory
+	Version     string
+
+	// Users are the tenants to be created on an empty store, the first one's token being printed by the caller.
+	Users []broker.NewTenant
+	// Forbidden tokens make New fail if the store knows them: those of the development server, in production.
+	Forbidden []string
+
+	Backoff     retry.Backoff
+	Broker      broker.Config
+	Delivery    delivery.Config
+	Egress      egress.Config
+	API         httpapi.Config
+	MaxInFlight int           // attempts at a time; 0: 1024
+	Grace       time.Duration // for requests and attempts at a stop
+	Retention   time.Duration // of finished messages and their log; 0: for ever
+	DeadLetters time.Duration // retention of dead letters; 0: for ever
+
+	Clock  *clock.Clock // nil: real time
+	Logger *slog.Logger
+	// Transport replaces the network that deliveries go through; nil: the egress guard's client. Tests set it.
+	Transport http.RoundTripper
+	// Hook is called at named points by crash tests; nil otherwise.
+	Hook func(point string)
+}
+
+// Server is one node.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	clock   *clock.Clock
+	engine  store.Engine
+	dir     *directory.Directory
+	broker  *broker.Broker
+	disp    *dispatch.Dispatcher
+	metrics *telemetry.Metrics
+	handler http.Handler
+	created []broker.NewTenant
+
+	stopping sync.Once
+	stopErr  error
+	cleanups []cleanup // in the order in which they were registered; run backwards
+	failed   chan error
+	addr     net.Addr
+}
+
+// cleanup is one step of a stop.
+type cleanup struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (s *Server) onStop(name string, run func(context.Context) error) {
+	s.cleanups = append(s.cleanups, cleanup{name, run})
+}
+
+// New opens the store and wires the parts. It starts nothing. After an error nothing is left open.
+func New(ctx context.Context, cfg Config) (_ *Server, err error) {
+	if cfg.Listen == "" {
+		cfg.Listen = ":8080"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.New()
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger, clock: cfg.Clock, failed: make(chan error, 4)}
+	defer func() {
+		if err != nil {
+			s.Stop(context.WithoutCancel(ctx)) //nolint:errcheck // the first error is the one to tell
+		}
+	}()
+
+	engine, err := sqlite.Open(ctx, sqlite.Config{
+		Path: cfg.Data, InMemory: cfg.Data == "", Clock: s.clock, Log: s.log, Hook: cfg.Hook,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.engine = engine
+	s.onStop("close the store", func(context.Context) error { return engine.Close() })
+
+	guard, err := egress.New(cfg.Egress)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.admitUsers(ctx); err != nil {
+		return nil, err
+	}
+
+	s.metrics = telemetry.NewMetrics(telemetry.MetricsConfig{Version: cfg.Version, Outcomes: outcomes()})
+	s.dir = directory.New(engine)
+	nonces := ledger.NewNonces()
+
+	transport := cfg.Transport
+	if transport == nil {
+		transport = guard.NewTransport()
+	}
+	sign := func(id posthaste.TenantID) *signature.Signer {
+		if t := s.dir.Cached(id); t != nil {
+			return t.Signer
+		}
+		return s.dir.Signer(context.Background(), id)
+	}
+	s.disp = dispatch.New(engine, delivery.New(transport, sign, cfg.Delivery), s.clock, nonces, dispatch.Config{
+		Node:        store.NodeInfo{Name: "node"},
+		MaxInFlight: cfg.MaxInFlight,
+		Grace:       cfg.Grace,
+		Prepare: func(op *ledger.Settle) {
+			op.Backoff, op.Count = cfg.Backoff, true
+		},
+		Observe: s.observe,
+		Hook:    cfg.Hook,
+		Logger:  s.log,
+	})
+	cfg.Broker.Logger = s.log
+	s.broker = broker.New(broker.Deps{
+		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp,
+	}, cfg.Broker)
+
+	cfg.API.Logger, cfg.API.Hook = s.log, cfg.Hook
+	cfg.API.Observe = s.metrics.RequestServed
+	s.handler = httpapi.New(s.broker, auth.New(s.dir), cfg.API)
+	s.metrics.Gauge("posthaste_attempts_in_flight", "Attempts that run or are about to.", func() float64 { return float64(s.disp.InFlight()) })
+	return s, nil
+}
+
+func outcomes() []string {
+	var out []string
+	for _, o := range []posthaste.Outcome{
+		posthaste.OutcomeDelivered, posthaste.OutcomeStatus, posthaste.OutcomeNonRetryable, posthaste.OutcomeTimeout,
+		posthaste.OutcomeDNS, posthaste.OutcomeConnect, posthaste.OutcomeTLS, posthaste.OutcomeRefused,
+		posthaste.OutcomeProtocol, posthaste.OutcomeReset,
+	} {
+		out = append(out, string(o))
+	}
+	return out
+}
+
+func (s *Server) observe(o dispatch.Observation) {
+	s.metrics.DeliveryStarted(o.Lateness)
+	s.metrics.DeliveryEnded(string(o.Attempt.Outcome), o.Attempt.Took)
+	if o.Attempt.State == posthaste.StateFailed {
+		s.metrics.DeadLettered(1)
+	}
+}
+
+// admitUsers refuses forbidden tokens and creates the first tenants of an empty store.
+func (s *Server) admitUsers(ctx context.Context) error {
+	for _, token := range s.cfg.Forbidden {
+		row, err := s.engine.FindConfig(ctx, store.ConfigToken, directory.TokenHash(token))
+		if err != nil {
+			return err
+		}
+		if row != nil {
+			return posthaste.Errorf(posthaste.CodeForbidden,
+				"the store has a token of the development server, which everybody knows: revoke it, or start with a fresh store")
+		}
+	}
+	tenants, err := s.engine.Tenants(ctx, 0, 1)
+	if err != nil || len(tenants) > 0 {
+		return err
+	}
+	admin := broker.NewAdmin(s.engine)
+	for _, u := range s.cfg.Users {
+		made, err := admin.CreateTenant(ctx, u)
+		if err != nil {
+			return fmt.Errorf("create the first tenant: %w", err)
+		}
+		s.created = append(s.created, made)
+	}
+	return nil
+}
+
+// Created returns the tenants that New created because the store was empty, with their tokens.
+func (s *Server) Created() []broker.NewTenant { return s.created }
+
+// Handler returns the handler of the API, for servers that need no port.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Addr returns the address the API listens at, after Start.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// Start joins the store as a node, listens, and delivers.
+func (s *Server) Start(ctx context.Context) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	s.addr = ln.Addr()
+	if err := s.disp.Join(ctx); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	s.background("settle and release", s.disp.Run)
+	s.background("stop retention", s.retain)
+	s.serve("finish requests", &http.Server{Handler: s.handler}, jsonErrors{ln})
+	if s.cfg.AdminListen != "" {
+		aln, err := lc.Listen(ctx, "tcp", s.cfg.AdminListen)
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/metrics", s.metrics.Handler())
+		mux.Handle("/debug/pprof/", telemetry.Profiles())
+		s.serve("close the admin listener", &http.Server{Handler: mux}, aln)
+	}
+	return nil
+}
+
+// background runs a part until the stop reaches it.
+func (s *Server) background(name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.failed <- fmt.Errorf("%s: %w", name, err)
+		}
+		done <- err
+	}()
+	s.onStop(name, func(context.Context) error {
+		cancel()
+		return <-done
+	})
+}
+
+// serve answers requests on a listener until the stop reaches it.
+func (s *Server) serve(name string, srv *http.Server, ln net.Listener) {
+	srv.ReadHeaderTimeout = 20 * time.Second
+	srv.IdleTimeout = 2 * time.Minute
+	srv.MaxHeaderBytes = 256 << 10
+	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- err
+		}
+	}()
+	s.onStop(name, func(ctx context.Context) error {
+		err := srv.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = srv.Close()
+		}
+		<-done
+		return err
+	})
+}
+
+// Stop stops the server, once: requests first, then deliveries, then the store. It returns what went wrong. ctx bounds the
+// wait for running requests.
+func (s *Server) Stop(ctx context.Context) error {
+	s.stopping.Do(func() {
+		var errs []error
+		for _, c := range slices.Backward(s.cleanups) {
+			step := ctx
+			if err := c.run(step); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", c.name, err))
+			}
+		}
+		s.stopErr = errors.Join(errs...)
+	})
+	return s.stopErr
+}
+
+// Run starts the server and serves until ctx ends or a part fails. ready is called once it listens.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	if err := s.Start(ctx); err != nil {
+		return errors.Join(err, s.Stop(context.WithoutCancel(ctx)))
+	}
+	if ready != nil {
+		ready()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-s.failed:
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace+5*time.Second)
+	defer cancel()
+	return errors.Join(err, s.Stop(stop))
+}
+
+// retain drops what is older than the retention, in small steps with pauses, so that nothing waits for it.
+func (s *Server) retain(ctx context.Context) error {
+	const step, pause, round = 200, 20 * time.Millisecond, time.Minute
+	for {
+		p := store.TrimParams{Now: s.clock.Now(), Limit: step}
+		if s.cfg.Retention > 0 {
+			p.Messages = p.Now.Add(-s.cfg.Retention)
+		}
+		if s.cfg.DeadLetters > 0 {
+			p.Dead = p.Now.Add(-s.cfg.DeadLetters)
+		}
+		more, err := s.engine.Trim(ctx, p)
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("retention step failed", "err", err)
+		}
+		wait := round
+		if more && err == nil {
+			wait = pause
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// OpenStore opens the store of a data file without joining it as a node, for commands that change tenants and tokens. The
+// file must exist.
+func OpenStore(ctx context.Context, data string) (store.Engine, error) {
+	if _, err := os.Stat(data); err != nil {
+		return nil, fmt.Errorf("no store there yet; serve makes one at its first start: %w", err)
+	}
+	return sqlite.Open(ctx, sqlite.Config{Path: data})
+}
