@@ -46,18 +46,9 @@ type Config struct {
 	DedupWindow      time.Duration // 0: 60 s
 	ResolveOnPublish bool          // look names up when a message is published
 	LLM              string        // URL of the OpenAI-compatible service behind the built-in LLM destination; empty: none
-	MissedTicks      MissedTicks
+	Scheduled        func()        // called when a schedule's next tick changed; nil: nobody needs to know
 	Logger           *slog.Logger
 }
-
-// MissedTicks says what becomes of ticks that fell into a time when no server ran.
-type MissedTicks string
-
-// The choices.
-const (
-	SkipMissed MissedTicks = "skip" // the default
-	FireOnce   MissedTicks = "once" // all missed ticks of a schedule fire as one
-)
 
 // Broker is safe for concurrent use.
 type Broker struct {

@@ -57,6 +57,12 @@ type settings struct {
 	Log telemetry.LogConfig `config:"log"`
 }
 
+// What becomes of ticks that fell into a downtime.
+const (
+	skipMissed = "skip"
+	fireMissed = "once"
+)
+
 // presetDefaults returns the settings of a preset. In dev everything on this machine can be delivered to.
 func presetDefaults(name string, dev bool) (settings, error) {
 	s := settings{
@@ -70,7 +76,7 @@ func presetDefaults(name string, dev bool) (settings, error) {
 		MaxInFlight: 1024,
 		Grace:       10 * time.Second,
 		Retention:   7 * 24 * time.Hour,
-		MissedTicks: string(broker.SkipMissed),
+		MissedTicks: skipMissed,
 	}
 	s.DLQRetention = s.Retention
 	switch name {
@@ -93,8 +99,7 @@ func presetDefaults(name string, dev bool) (settings, error) {
 
 // server returns what the settings mean.
 func (s *settings) server(dev bool) (server.Config, error) {
-	missed := broker.MissedTicks(s.MissedTicks)
-	if missed != broker.SkipMissed && missed != broker.FireOnce {
+	if s.MissedTicks != skipMissed && s.MissedTicks != fireMissed {
 		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "missed-ticks: %q is none of skip, once", s.MissedTicks)
 	}
 	mode := egress.ModePublic
@@ -111,7 +116,7 @@ func (s *settings) server(dev bool) (server.Config, error) {
 		Backoff:     s.Backoff,
 		Broker: broker.Config{
 			Retries: s.Retries, MaxRetries: s.MaxRetries, MaxDelay: s.MaxDelay, MaxTimeout: s.MaxTimeout, MaxBody: int64(s.MaxBody),
-			DedupWindow: s.DedupWindow, ResolveOnPublish: s.ResolveOnPublish, LLM: s.LLMURL, MissedTicks: missed,
+			DedupWindow: s.DedupWindow, ResolveOnPublish: s.ResolveOnPublish, LLM: s.LLMURL,
 		},
 		Delivery: delivery.Config{Region: s.Region, Timeout: s.Timeout, MaxResponse: int64(s.MaxBody)},
 		Egress:   egress.Config{Mode: mode, AllowHTTP: s.AllowHTTP, Allow: s.EgressAllow, Deny: s.EgressDeny},
@@ -120,6 +125,7 @@ func (s *settings) server(dev bool) (server.Config, error) {
 		},
 		MaxInFlight: s.MaxInFlight,
 		Grace:       s.Grace,
+		FireMissed:  s.MissedTicks == fireMissed,
 		Retention:   s.Retention,
 		DeadLetters: s.DLQRetention,
 	}, nil

@@ -242,3 +242,14 @@ func Again(m *posthaste.Message, s *wire.Settings, l Limits) (Draft, error) {
 	}
 	return Draft{Message: &c, Delay: c.Delay, NotBefore: over.NotBefore}, nil
 }
+
+// Tick builds a message of a schedule's tick from its template. Its delay counts from the tick.
+func Tick(template *posthaste.Message, t Target, schedule posthaste.ScheduleID, at time.Time) Draft {
+	m := *template
+	m.URL, m.Group, m.Endpoint, m.API, m.Schedule = t.URL, t.Group, t.Endpoint, t.API, schedule
+	d := Draft{Message: &m}
+	if m.Delay > 0 {
+		d.NotBefore = at.Add(m.Delay)
+	}
+	return d
+}

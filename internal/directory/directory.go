@@ -82,6 +82,16 @@ type (
 	KeysRow struct {
 		Current, Next string
 	}
+	// ScheduleRow is the value of a store.ConfigSchedule row.
+	ScheduleRow struct {
+		Cron        string
+		Destination string // the URL or the group's name, as given
+		Group       bool
+		Paused      bool
+		Anchor      time.Time // where @every counts from
+		// Message is what each tick's messages are made of. URL, Group and Endpoint are set at the tick if Group is.
+		Message posthaste.Message
+	}
 	// GroupRow is the value of a store.ConfigURLGroup row.
 	GroupRow struct {
 		Endpoints []posthaste.Endpoint

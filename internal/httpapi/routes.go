@@ -75,6 +75,10 @@ var collections = []collection{
 	{wire.PathKeys, matchKeys},
 	{wire.PathRotate, only("/v2/rotate", rotateRoute)},
 	{wire.PathQueues, matchQueues},
+	{wire.PathTopics, matchTopics},
+	{wire.PathSchedules, matchSchedules},
+	{wire.PathFlowControl, matchFlow},
+	{wire.PathGlobalParallelism, only("/v2/globalParallelism", globalRoute)},
 }
 
 // only matches a word with nothing behind it.
@@ -184,6 +188,9 @@ func publish(c *call) error {
 	item, err := c.item(c.rest, "")
 	if err != nil {
 		return err
+	}
+	if wire.HasCron(item.Input) {
+		return c.schedule(item)
 	}
 	return c.publish(item)
 }

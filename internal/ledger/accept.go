@@ -34,6 +34,8 @@ type Firing struct {
 	At    time.Time // the tick
 	Next  time.Time // the one after it; zero: none
 	Error string    // why no message is made
+	// Skip says that the tick fell into a downtime and does not fire: only Next changes.
+	Skip bool
 }
 
 // Accept stores new messages, all or none, and starts what is due and has room.
@@ -178,6 +180,12 @@ func (op *Accept) duplicate(v *store.View, c *store.Changes, d *Draft) bool {
 
 func (op *Accept) fire(v *store.View, c *store.Changes) {
 	t := v.Tick
+	if op.Firing.Skip {
+		t.Next = op.Firing.Next
+		t.Rev++
+		c.Tick = t
+		return
+	}
 	t.Last, t.Next, t.Error, t.Made = op.Firing.At, op.Firing.Next, op.Firing.Error, nil
 	t.Rev++
 	for _, d := range op.Drafts {

@@ -25,6 +25,7 @@ import (
 	"github.com/posthaste/posthaste/internal/httpapi"
 	"github.com/posthaste/posthaste/internal/ledger"
 	"github.com/posthaste/posthaste/internal/retry"
+	"github.com/posthaste/posthaste/internal/scheduler"
 	"github.com/posthaste/posthaste/internal/signature"
 	"github.com/posthaste/posthaste/internal/store"
 	"github.com/posthaste/posthaste/internal/store/sqlite"
@@ -50,6 +51,7 @@ type Config struct {
 	API         httpapi.Config
 	MaxInFlight int           // attempts at a time; 0: 1024
 	Grace       time.Duration // for requests and attempts at a stop
+	FireMissed  bool          // ticks of schedules that fell into a downtime fire once; otherwise they are skipped
 	Retention   time.Duration // of finished messages and their log; 0: for ever
 	DeadLetters time.Duration // retention of dead letters; 0: for ever
 
@@ -70,6 +72,7 @@ type Server struct {
 	dir     *directory.Directory
 	broker  *broker.Broker
 	disp    *dispatch.Dispatcher
+	sched   *scheduler.Scheduler
 	metrics *telemetry.Metrics
 	handler http.Handler
 	created []broker.NewTenant
@@ -151,7 +154,11 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Hook:    cfg.Hook,
 		Logger:  s.log,
 	})
+	s.sched = scheduler.New(engine, s.dir, s.clock, nonces, s.disp, scheduler.Config{
+		FireMissed: cfg.FireMissed, Ticked: s.metrics.Ticked, Logger: s.log,
+	})
 	cfg.Broker.Logger = s.log
+	cfg.Broker.Scheduled = s.sched.Wake
 	s.broker = broker.New(broker.Deps{
 		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp,
 	}, cfg.Broker)
@@ -232,6 +239,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.background("settle and release", s.disp.Run)
 	s.background("stop retention", s.retain)
+	s.background("stop the scheduler", s.sched.Run)
 	s.serve("finish requests", &http.Server{Handler: s.handler}, jsonErrors{ln})
 	if s.cfg.AdminListen != "" {
 		aln, err := lc.Listen(ctx, "tcp", s.cfg.AdminListen)

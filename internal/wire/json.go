@@ -513,6 +513,8 @@ type Schedule struct {
 	// LastStates are the messages of the last run.
 	LastStates map[posthaste.MessageID]ScheduleState
 	Error      string // of the last run, if it failed
+	// Upcoming are the next firing times. The hosted service does not show them.
+	Upcoming []time.Time
 }
 
 type scheduleJSON struct {
@@ -540,6 +542,7 @@ type scheduleJSON struct {
 	NextTime   int64                                 `json:"nextScheduleTime,omitempty"`
 	LastStates map[posthaste.MessageID]ScheduleState `json:"lastScheduleStates,omitempty"`
 	Error      string                                `json:"error,omitempty"`
+	Upcoming   []int64                               `json:"nextScheduleTimes,omitempty"`
 }
 
 // AppendSchedule appends a schedule.
@@ -576,6 +579,9 @@ func AppendSchedule(dst []byte, s *Schedule) []byte {
 	}
 	if !s.NextAt.IsZero() && !s.Paused {
 		j.NextTime = s.NextAt.UnixMilli()
+	}
+	for _, t := range s.Upcoming {
+		j.Upcoming = append(j.Upcoming, t.UnixMilli())
 	}
 	return appendJSON(dst, j)
 }

@@ -23,8 +23,12 @@ type conn struct {
 }
 
 // connect opens a connection that never checkpoints by itself: see checkpoint.go.
-func connect(path string, flags sqlite.OpenFlags, count *atomic.Int64, pragmas ...string) (*conn, error) {
-	c, err := sqlite.OpenConn(path, flags)
+func (e *Engine) connect(flags sqlite.OpenFlags, pragmas ...string) (*conn, error) {
+	uri, err := e.wal.uri(e.path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := sqlite.OpenConn(uri, flags|sqlite.OpenURI)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +38,7 @@ func connect(path string, flags sqlite.OpenFlags, count *atomic.Int64, pragmas .
 			return nil, errors.Join(fmt.Errorf("%s: %w", p, err), c.Close())
 		}
 	}
-	return &conn{Conn: c, count: count}, nil
+	return &conn{Conn: c, count: &e.stats.statements}, nil
 }
 
 // busyTimeout is how long a connection waits for a lock that another process holds: the command line writes to the file

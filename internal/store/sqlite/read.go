@@ -20,7 +20,7 @@ type reader struct {
 }
 
 func (e *Engine) newReader() (*reader, error) {
-	c, err := connect(e.path, sqlite.OpenReadWrite, &e.stats.statements, "query_only = 1", "cache_size = -4096")
+	c, err := e.connect(sqlite.OpenReadWrite, "query_only = 1", "cache_size = -4096")
 	if err != nil {
 		return nil, translate("open the data file for reading", err)
 	}

@@ -69,6 +69,7 @@ type Engine struct {
 	readers chan *reader
 	hints   chan store.Hint
 	stats   counters
+	wal     *walState
 	stopped chan struct{} // closed when Close begins
 	wg      sync.WaitGroup
 
@@ -132,7 +133,9 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		e.log = slog.New(slog.DiscardHandler)
 	}
 	e.wake.L = &e.mu
-	e.checkpoint.due = make(chan struct{}, 1)
+	e.wal = newWALState(cfg.InMemory)
+	e.checkpoint.grown, e.checkpoint.wrote = make(chan struct{}, 1), make(chan struct{}, 1)
+	e.checkpoint.next.Store(checkpointEvery)
 	if cfg.InMemory {
 		if e.dir, err = os.MkdirTemp("", "posthaste-"); err != nil {
 			return nil, posthaste.Wrap(posthaste.CodeUnavailable, "make a temporary directory", err)
@@ -141,6 +144,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	}
 	w, err := e.newWriter(ctx)
 	if err != nil {
+		e.wal.forget()
 		return nil, errors.Join(err, e.removeTemporary())
 	}
 	for range cfg.Readers {
@@ -160,13 +164,9 @@ func (realTime) Now() time.Time { return time.Now() }
 
 // newWriter opens the writing connection and brings the schema up to date.
 func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
-	sync := "synchronous = FULL"
-	if e.cfg.InMemory {
-		sync = "synchronous = OFF"
-	}
 	doing := fmt.Sprintf("open the data file %s", e.path)
-	c, err := connect(e.path, sqlite.OpenReadWrite|sqlite.OpenCreate, &e.stats.statements, sync, "cache_size = -32768",
-		fmt.Sprintf("journal_size_limit = %d", walLimit*pageSize))
+	c, err := e.connect(sqlite.OpenReadWrite|sqlite.OpenCreate, "synchronous = FULL", "cache_size = -32768",
+		fmt.Sprintf("journal_size_limit = %d", walLimit))
 	if err != nil {
 		return nil, translate(doing, err)
 	}
@@ -178,11 +178,11 @@ func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
 		return fail(err)
 	}
 	w := &writer{
-		e: e, queries: newQueries(c), saves: newSaves(c),
+		e: e, queries: newQueries(c), saves: newSaves(c), trims: newTrims(c),
 		begin: c.prepare("BEGIN IMMEDIATE"), commit: c.prepare("COMMIT"), rollback: c.prepare("ROLLBACK"),
 		versions: make(map[posthaste.TenantID]int64), gates: make(map[store.GateRef]*cachedGate),
 	}
-	w.ripeAfter = minTenant
+	w.ripeAfter, w.afterGate = minTenant, firstGate
 	e.ripening.Store(int64(minTenant))
 	w.restartLog = c.prepare("PRAGMA wal_checkpoint(RESTART)")
 	if c.err != nil {
@@ -272,6 +272,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	e.wg.Wait()
+	e.wal.forget()
 	errs = append(errs, e.lease.unlock(), e.removeTemporary())
 	return posthaste.Wrap(posthaste.CodeInternal, "close the store", errors.Join(errs...))
 }

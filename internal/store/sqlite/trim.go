@@ -2,11 +2,326 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
+	"time"
 
+	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/store"
 )
 
-// Trim implements [store.Engine].
+const (
+	// trimTime bounds a step besides the number of rows, because operations that arrive meanwhile wait for it.
+	trimTime = 3 * time.Millisecond
+	// quotaDays is how long a day's counter is kept.
+	quotaDays = 40
+	// gateRest is how long an unused gate that nobody configured stays.
+	gateRest = 10 * time.Minute
+)
+
+// trims are the statements of retention, and where the last step stopped.
+type trims struct {
+	expired, dropDedup      stmt
+	oldQuota, dropQuota     stmt
+	deadTenant, oldDead     stmt
+	oldMessages             stmt
+	named, lastLog          stmt
+	dropMessage             stmt
+	dropAttempts, dropMarks stmt
+	allGates, dropGate      stmt
+
+	// afterMessage is the n of the message looked at last: what is still pending is not looked at again in every step, but
+	// when the walk begins anew.
+	afterMessage int64
+	afterGate    store.GateRef
+}
+
+func newTrims(c *conn) trims {
+	p := c.prepare
+	return trims{
+		expired:    p("SELECT tenant, key FROM dedup WHERE expires <= ? ORDER BY expires LIMIT ?"),
+		dropDedup:  p("DELETE FROM dedup WHERE tenant = ? AND key = ?"),
+		oldQuota:   p("SELECT tenant, day FROM quota WHERE day < ? LIMIT ?"),
+		dropQuota:  p("DELETE FROM quota WHERE tenant = ? AND day = ?"),
+		deadTenant: p("SELECT tenant FROM dead_letters WHERE tenant > ? ORDER BY tenant LIMIT 1"),
+		oldDead:    p("SELECT ms, seq FROM dead_letters WHERE tenant = ? AND ms < ? ORDER BY ms, seq LIMIT ?"),
+
+		// The order of n is that of acceptance, but for a clock that was set back, which no id shows.
+		oldMessages: p("SELECT n, tenant, id FROM messages WHERE n > ? ORDER BY n LIMIT ?"),
+		named: p("SELECT 1 WHERE EXISTS (SELECT 1 FROM claims WHERE id = ?1) OR EXISTS (SELECT 1 FROM tickets WHERE id = ?1) " +
+			"OR EXISTS (SELECT 1 FROM dead_letters WHERE message = ?1)"),
+		lastLog: p("SELECT max(coalesce((SELECT max(ended) FROM attempts WHERE tenant = ?1 AND id = ?2), 0), " +
+			"coalesce((SELECT max(at) FROM marks WHERE tenant = ?1 AND id = ?2), 0))"),
+		dropMessage:  p("DELETE FROM messages WHERE n = ?"),
+		dropAttempts: p("DELETE FROM attempts WHERE tenant = ? AND id = ?"),
+		dropMarks:    p("DELETE FROM marks WHERE tenant = ? AND id = ?"),
+
+		allGates: p("SELECT data, tenant, kind, name FROM gates WHERE (tenant, kind, name) > (?, ?, ?) ORDER BY tenant, kind, name LIMIT ?"),
+		dropGate: p("DELETE FROM gates WHERE tenant = ? AND kind = ? AND name = ?"),
+	}
+}
+
+// Trim implements [store.Engine]. A step runs within a commit of the writer, and takes a few milliseconds at most.
 func (e *Engine) Trim(ctx context.Context, p store.TrimParams) (more bool, err error) {
-	return false, nil
+	err = e.step(ctx, func(w *writer) (err error) {
+		more, err = w.trim(&p)
+		return err
+	})
+	return more, err
+}
+
+// A trimStep is what is left of the bounds of a step.
+type trimStep struct {
+	*writer
+	p    *store.TrimParams
+	left int
+	stop time.Time
+}
+
+func (t *trimStep) over() bool { return t.left <= 0 || time.Now().After(t.stop) }
+
+func (w *writer) trim(p *store.TrimParams) (more bool, err error) {
+	t := &trimStep{writer: w, p: p, left: p.Limit, stop: time.Now().Add(trimTime)}
+	// Whatever a step does not come to, the next one does: each part removes what it finds, so the parts before it are soon
+	// done with.
+	for _, part := range []func() (bool, error){t.dedupEntries, t.quotas, t.deadLetters, t.messages, t.emptyGates} {
+		if t.over() {
+			return true, nil
+		}
+		m, err := part()
+		if err != nil {
+			return false, err
+		}
+		more = more || m
+	}
+	return more, nil
+}
+
+// pairs reads all rows of two integers, or of an integer and a text, so that they can be deleted one by one after.
+type pair struct {
+	a, b int64
+	text string
+}
+
+func readPairs(s stmt, text bool) (list []pair, err error) {
+	err = each(s, func() error {
+		p := pair{a: s.ColumnInt64(0)}
+		if text {
+			p.text = s.ColumnText(1)
+		} else {
+			p.b = s.ColumnInt64(1)
+		}
+		list = append(list, p)
+		return nil
+	})
+	return list, err
+}
+
+func (t *trimStep) dedupEntries() (more bool, err error) {
+	t.expired.BindInt64(1, t.p.Now.UnixMicro())
+	t.expired.BindInt64(2, int64(t.left))
+	list, err := readPairs(t.expired, true)
+	if err != nil {
+		return false, err
+	}
+	for _, k := range list {
+		if t.over() {
+			return true, nil
+		}
+		t.left--
+		t.dropDedup.BindInt64(1, k.a)
+		t.dropDedup.BindText(2, k.text)
+		if err := t.dropDedup.run(); err != nil {
+			return false, fmt.Errorf("deduplication entries: %w", err)
+		}
+	}
+	return t.left <= 0, nil
+}
+
+func (t *trimStep) quotas() (more bool, err error) {
+	t.oldQuota.BindInt64(1, int64(store.DayOf(t.p.Now))-quotaDays)
+	t.oldQuota.BindInt64(2, int64(t.left))
+	list, err := readPairs(t.oldQuota, false)
+	if err != nil {
+		return false, err
+	}
+	for _, k := range list {
+		if t.over() {
+			return true, nil
+		}
+		t.left--
+		t.dropQuota.BindInt64(1, k.a)
+		t.dropQuota.BindInt64(2, k.b)
+		if err := t.dropQuota.run(); err != nil {
+			return false, fmt.Errorf("quota: %w", err)
+		}
+	}
+	return t.left <= 0, nil
+}
+
+func (t *trimStep) deadLetters() (more bool, err error) {
+	if t.p.Dead.IsZero() {
+		return false, nil
+	}
+	for tenant := int64(minTenant); !t.over(); {
+		t.deadTenant.BindInt64(1, tenant)
+		found, err := first(t.deadTenant, func() error {
+			tenant = t.deadTenant.ColumnInt64(0)
+			return nil
+		})
+		if !found || err != nil {
+			return false, err
+		}
+		t.oldDead.BindInt64(1, tenant)
+		t.oldDead.BindInt64(2, t.p.Dead.UnixMilli())
+		t.oldDead.BindInt64(3, int64(t.left))
+		list, err := readPairs(t.oldDead, false)
+		if err != nil {
+			return false, err
+		}
+		for _, k := range list {
+			if t.over() {
+				return true, nil
+			}
+			t.left--
+			t.dropDead.BindInt64(1, tenant)
+			t.dropDead.BindInt64(2, k.a)
+			t.dropDead.BindInt64(3, k.b)
+			if err := t.dropDead.run(); err != nil {
+				return false, fmt.Errorf("dead letters: %w", err)
+			}
+		}
+	}
+	return true, nil
+}
+
+// messages removes content, with its attempts and marks, of messages that ended long ago. It walks in the order of
+// acceptance and passes over what is pending or still named by a dead letter.
+func (t *trimStep) messages() (more bool, err error) {
+	if t.p.Messages.IsZero() {
+		return false, nil
+	}
+	type row struct {
+		n, tenant int64
+		id        string
+	}
+	var list []row
+	bound := string(posthaste.FirstMessageID(t.p.Messages))
+	limit, atEnd := t.left, true
+	t.oldMessages.BindInt64(1, t.afterMessage)
+	t.oldMessages.BindInt64(2, int64(limit))
+	err = each(t.oldMessages, func() error {
+		r := row{t.oldMessages.ColumnInt64(0), t.oldMessages.ColumnInt64(1), t.oldMessages.ColumnText(2)}
+		list = append(list, r)
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	atEnd = len(list) < limit
+	for _, r := range list {
+		if r.id >= bound {
+			atEnd = true
+			break
+		}
+		if t.over() {
+			return true, nil
+		}
+		t.left--
+		t.afterMessage = r.n
+		keep, err := t.pending(r.tenant, r.id)
+		if err != nil {
+			return false, fmt.Errorf("messages: %w", err)
+		}
+		if keep {
+			continue
+		}
+		for _, s := range [...]stmt{t.dropAttempts, t.dropMarks} {
+			s.BindInt64(1, r.tenant)
+			s.BindText(2, r.id)
+			if err := s.run(); err != nil {
+				return false, fmt.Errorf("log of messages: %w", err)
+			}
+		}
+		t.dropMessage.BindInt64(1, r.n)
+		if err := t.dropMessage.run(); err != nil {
+			return false, fmt.Errorf("messages: %w", err)
+		}
+	}
+	if atEnd {
+		t.afterMessage = 0 // the next walk sees again what was pending in this one
+		return false, nil
+	}
+	return true, nil
+}
+
+// pending reports whether the message is unresolved, named by a dead letter, or ended too late to be removed.
+func (t *trimStep) pending(tenant int64, id string) (yes bool, err error) {
+	t.named.BindText(1, id)
+	if yes, err = first(t.named, func() error { return nil }); yes || err != nil {
+		return yes, err
+	}
+	t.lastLog.BindInt64(1, tenant)
+	t.lastLog.BindText(2, id)
+	_, err = first(t.lastLog, func() error {
+		yes = t.lastLog.ColumnInt64(0) >= t.p.Messages.UnixMicro()
+		return nil
+	})
+	return yes, err
+}
+
+// emptyGates removes gates that say no more than a gate that is not stored. Queues stay until somebody deletes them.
+func (t *trimStep) emptyGates() (more bool, err error) {
+	// The batch's own changes are written first, and what it has cached of these gates is read again after.
+	if err := t.flushGates(); err != nil {
+		return false, err
+	}
+	clear(t.gates)
+	limit := t.left
+	var list []*store.Gate
+	t.allGates.BindInt64(1, int64(t.afterGate.Tenant))
+	t.allGates.BindInt64(2, int64(t.afterGate.Kind))
+	t.allGates.BindText(3, t.afterGate.Name)
+	t.allGates.BindInt64(4, int64(limit))
+	err = each(t.allGates, func() error {
+		s := t.allGates
+		g, err := readGateRow(s, store.GateRef{Tenant: posthaste.TenantID(s.ColumnInt64(1)), Kind: store.Kind(s.ColumnInt64(2)), Name: s.ColumnText(3)})
+		if err == nil {
+			list = append(list, g)
+		}
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, g := range list {
+		if t.over() {
+			return true, nil
+		}
+		t.left--
+		t.afterGate = g.GateRef
+		if !emptyGate(g, t.p.Now) {
+			continue
+		}
+		t.dropGate.BindInt64(1, int64(g.Tenant))
+		t.dropGate.BindInt64(2, int64(g.Kind))
+		t.dropGate.BindText(3, g.Name)
+		if err := t.dropGate.run(); err != nil {
+			return false, fmt.Errorf("gates: %w", err)
+		}
+	}
+	if len(list) < limit {
+		t.afterGate = firstGate
+		return false, nil
+	}
+	return true, nil
+}
+
+// firstGate is before every gate.
+var firstGate = store.GateRef{Tenant: minTenant}
+
+// emptyGate reports whether nothing would be lost with g: its limits came with messages and will come again.
+func emptyGate(g *store.Gate, now time.Time) bool {
+	configured := g.Paused || g.PinnedParallelism || g.PinnedRate
+	used := g.InUse > 0 || g.Waiting > 0 || g.Live > 0 || g.WindowUsed > 0 && now.Before(g.WindowStart.Add(g.Period))
+	return g.Kind != store.KindQueue && !configured && !used && now.Sub(g.TouchedAt) > gateRest
 }

@@ -81,6 +81,7 @@ type writer struct {
 	e *Engine
 	*queries
 	saves
+	trims
 
 	begin, commit, rollback, restartLog stmt
 
@@ -88,6 +89,7 @@ type writer struct {
 	changes store.Changes
 	batch   []*call
 	hint    time.Time // the earliest moment for which the batch made work
+	lastEnd int64     // of the WAL, after the last batch
 
 	// Caches of the batch. Nothing is kept from batch to batch, because another process may write in between.
 	versions map[posthaste.TenantID]int64
