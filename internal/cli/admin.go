@@ -18,7 +18,7 @@ import (
 func (a *app) withAdmin(ctx context.Context, data string, f func(*broker.Admin) error) error {
 	if data == "" {
 		if data = a.env("POSTHASTE_DATA"); data == "" {
-			data = "posthaste.db"
+			data = defaultData
 		}
 	}
 	engine, err := server.OpenStore(ctx, data)

@@ -134,7 +134,7 @@ func explain(err error, listen string) error {
 func (a *app) serveCommand() *cobra.Command {
 	defaults := serveSettings{Listen: ":8080"}
 	defaults.settings, _ = presetDefaults("standard", false)
-	defaults.Data = "posthaste.db"
+	defaults.Data = defaultData
 	var file string
 	cmd := &cobra.Command{
 		Use:   "serve",

@@ -57,6 +57,9 @@ type settings struct {
 	Log telemetry.LogConfig `config:"log"`
 }
 
+// defaultData is the file that serve keeps everything in unless it is told another one.
+const defaultData = "posthaste.db"
+
 // What becomes of ticks that fell into a downtime.
 const (
 	skipMissed = "skip"

@@ -288,16 +288,11 @@ func ParseSettings(in Input) (*Settings, error) {
 	}
 	s.Header = p.forward[forwardMessage]
 	if s.ContentType != "" && len(s.Header[HeaderContentType]) == 0 {
-		p.set(forwardMessage, HeaderContentType, p.raw[FieldContentType])
+		p.set(forwardMessage, "", HeaderContentType, p.raw[FieldContentType])
 		s.Header = p.forward[forwardMessage]
 	}
-	for i, h := range p.forward {
-		if name, err := checkForwarded(h); err != nil {
-			if _, plain := in.Header[name]; !plain || i != forwardMessage {
-				name = [...]string{PrefixForward, PrefixCallbackForward, PrefixFailureCallbackForward}[i] + name
-			}
-			return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid %s header: %v", shorten(name), err)
-		}
+	if p.badErr != nil {
+		return nil, posthaste.Errorf(posthaste.CodeInvalid, "invalid %s header: %v", shorten(p.badForward), p.badErr)
 	}
 	return s, nil
 }
@@ -319,6 +314,10 @@ type settingsParser struct {
 	raw     [fieldCount][]string
 	forward [3]posthaste.Header
 	badName string // the least of the names that are no names
+
+	// The least name of a forwarded header that has a fault, and the fault.
+	badForward string
+	badErr     error
 }
 
 // add takes one header, unless an earlier source gave it.
@@ -349,11 +348,11 @@ func (p *settingsParser) add(name string, values []string) {
 	rest := name[len(PrefixUpstash):]
 	switch {
 	case strings.HasPrefix(rest, "Forward-"):
-		p.addForward(forwardMessage, FieldForward, name[len(PrefixForward):], values)
+		p.addForward(forwardMessage, FieldForward, PrefixForward, name, values)
 	case strings.HasPrefix(rest, "Callback-"):
-		p.addCallback(forwardCallback, FieldCallback, name[len(PrefixCallback):], values)
+		p.addCallback(forwardCallback, FieldCallback, PrefixCallback, name, values)
 	case strings.HasPrefix(rest, "Failure-Callback-"):
-		p.addCallback(forwardFailure, FieldFailureCallback, name[len(PrefixFailureCallback):], values)
+		p.addCallback(forwardFailure, FieldFailureCallback, PrefixFailureCallback, name, values)
 	default:
 		if f := messageField(rest); f != fieldNone {
 			p.take(f, values)
@@ -361,29 +360,37 @@ func (p *settingsParser) add(name string, values []string) {
 	}
 }
 
-func (p *settingsParser) addCallback(who int, base Field, rest string, values []string) {
-	if name, ok := strings.CutPrefix(rest, "Forward-"); ok {
-		p.addForward(who, base+callbackForward, name, values)
-		return
-	}
-	if f := callbackField(rest); f != fieldNone {
+func (p *settingsParser) addCallback(who int, base Field, prefix, name string, values []string) {
+	rest := name[len(prefix):]
+	if strings.HasPrefix(rest, "Forward-") {
+		p.addForward(who, base+callbackForward, name[:len(prefix)+len("Forward-")], name, values)
+	} else if f := callbackField(rest); f != fieldNone {
 		p.take(base+f, values)
 	}
 }
 
-func (p *settingsParser) addForward(who int, f Field, name string, values []string) {
+func (p *settingsParser) addForward(who int, f Field, prefix, name string, values []string) {
 	p.given |= 1 << f
-	if engineOwned(name) || p.forward[who][name] != nil {
-		return
+	if name = name[len(prefix):]; !engineOwned(name) && p.forward[who][name] == nil {
+		p.set(who, prefix, name, values)
 	}
-	p.set(who, name, values)
 }
 
-func (p *settingsParser) set(who int, name string, values []string) {
+// set forwards a header that came as prefix and name.
+func (p *settingsParser) set(who int, prefix, name string, values []string) {
 	if p.forward[who] == nil {
 		p.forward[who] = make(posthaste.Header)
 	}
 	p.forward[who][name] = values[:len(values):len(values)]
+	err := checkToken(name)
+	for _, v := range values {
+		if err == nil {
+			err = checkHeaderValue(v)
+		}
+	}
+	if err != nil && (p.badErr == nil || prefix+name < p.badForward) {
+		p.badForward, p.badErr = prefix+name, err
+	}
 }
 
 func (p *settingsParser) take(f Field, values []string) {
@@ -621,7 +628,7 @@ func (p *settingsParser) forwardAll(in Input) {
 			case i == 0 && in.TokenInHeader && name == HeaderAuthorization:
 			case name == HeaderContentType: // taken on its own
 			default:
-				p.set(forwardMessage, name, values)
+				p.set(forwardMessage, "", name, values)
 			}
 		}
 	}
@@ -636,22 +643,6 @@ func engineOwned(name string) bool {
 		return true
 	}
 	return strings.HasPrefix(name, "Proxy-")
-}
-
-// checkForwarded checks names and values of forwarded headers, and returns the least name that is at fault.
-func checkForwarded(h posthaste.Header) (bad string, err error) {
-	for name, values := range h {
-		e := checkToken(name)
-		for _, v := range values {
-			if e == nil {
-				e = checkHeaderValue(v)
-			}
-		}
-		if e != nil && (err == nil || name < bad) {
-			bad, err = name, e
-		}
-	}
-	return bad, err
 }
 
 func invalidHeader(f Field, err error) error {

@@ -79,9 +79,6 @@ func (s stmt) run() error {
 	return err
 }
 
-// one runs a statement of at most one row. If it reports a row, the caller calls done after reading it.
-func (s stmt) one() (bool, error) { return s.row() }
-
 // done ends a statement before its last row was seen.
 func (s stmt) done() {
 	s.c.count.Add(1)
