@@ -1,0 +1,12 @@
+package proc
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// isolate makes the child a process group of its own, so that an interrupt at the terminal reaches only the driver,
+// which stops the child; and has the kernel kill the child when the driver dies.
+func isolate(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
