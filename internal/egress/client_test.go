@@ -562,6 +562,53 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 }
 
+func TestConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	arrived, release := make(chan struct{}, 2), make(chan struct{})
+	closed := make(chan struct{}, 16)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			arrived <- struct{}{}
+			<-release
+		}
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			closed <- struct{}{}
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	client := newClient(t, func(c *egress.Config) {
+		c.MaxConnsPerHost = 1
+		c.IdleConnTimeout = time.Millisecond
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, _, err := send(t, client, http.MethodGet, server.URL+"/hold", ""); err != nil {
+			t.Error(err)
+			arrived <- struct{}{}
+		}
+	})
+	<-arrived
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err == nil {
+		resp.Body.Close()
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got error %v while the only connection is busy, want a passed deadline", err)
+	}
+	close(release)
+	wg.Wait()
+	<-closed // it stayed unused for its time
+}
+
 // TestHTTP2Streams runs more requests at the same time than one HTTP/2 connection carries.
 func TestHTTP2Streams(t *testing.T) {
 	t.Parallel()

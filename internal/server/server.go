@@ -34,7 +34,9 @@ import (
 
 // Config sets a Server up.
 type Config struct {
-	Listen      string // address of the API; empty: ":8080"
+	Listen string // address of the API; empty: ":8080"
+	// Listener is used instead of listening at Listen, if it is set. Stop closes it.
+	Listener    net.Listener
 	AdminListen string // address of metrics and profiles; empty: none
 	Data        string // the SQLite file; empty: in memory
 	Version     string
@@ -55,6 +57,8 @@ type Config struct {
 	Retention   time.Duration // of finished messages and their log; 0: for ever
 	DeadLetters time.Duration // retention of dead letters; 0: for ever
 
+	// Poll is the longest time between two looks for due work; 0: 1 s. What this node makes due is never waited for.
+	Poll   time.Duration
 	Clock  *clock.Clock // nil: real time
 	Logger *slog.Logger
 	// Transport replaces the network that deliveries go through; nil: the egress guard's client. Tests set it.
@@ -147,6 +151,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Node:        store.NodeInfo{Name: "node"},
 		MaxInFlight: cfg.MaxInFlight,
 		Grace:       cfg.Grace,
+		Poll:        cfg.Poll,
 		Prepare: func(op *ledger.Settle) {
 			op.Backoff, op.Count = cfg.Backoff, true
 		},
@@ -155,7 +160,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Logger:  s.log,
 	})
 	s.sched = scheduler.New(engine, s.dir, s.clock, nonces, s.disp, scheduler.Config{
-		FireMissed: cfg.FireMissed, Ticked: s.metrics.Ticked, Logger: s.log,
+		FireMissed: cfg.FireMissed, Poll: cfg.Poll, Ticked: s.metrics.Ticked, Logger: s.log,
 	})
 	cfg.Broker.Logger = s.log
 	cfg.Broker.Scheduled = s.sched.Wake
@@ -229,9 +234,12 @@ func (s *Server) Addr() net.Addr { return s.addr }
 // Start joins the store as a node, listens, and delivers.
 func (s *Server) Start(ctx context.Context) error {
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
-	if err != nil {
-		return err
+	ln := s.cfg.Listener
+	if ln == nil {
+		var err error
+		if ln, err = lc.Listen(ctx, "tcp", s.cfg.Listen); err != nil {
+			return err
+		}
 	}
 	s.addr = ln.Addr()
 	if err := s.disp.Join(ctx); err != nil {

@@ -21,8 +21,9 @@ const (
 	checkpointEvery = 8 << 20
 	walLimit        = 64 << 20
 	idleCheckpoint  = time.Second
-	// restartPatience is how long the writer waits for readers that still use the WAL, and then tries again later.
-	restartPatience = 20 * time.Millisecond
+	// The writer waits so long for reads that still use the WAL, and then tries again after the next checkpoint. Reads that
+	// begin meanwhile find everything copied and do not use it. A WAL of twice the limit is worth a longer wait.
+	restartPatience, lastPatience = 50 * time.Millisecond, time.Second
 )
 
 // A checkpointer is what the writer and the checkpointing goroutine share.
@@ -62,7 +63,11 @@ func (w *writer) afterCommit() {
 // restartWAL copies the rest of the WAL, of which a checkpoint that just ended has copied most, and lets the next commit begin
 // it again.
 func (w *writer) restartWAL() {
-	w.c.SetBusyTimeout(restartPatience)
+	patience := restartPatience
+	if w.lastEnd > 2*walLimit {
+		patience = lastPatience
+	}
+	w.c.SetBusyTimeout(patience)
 	defer w.c.SetBusyTimeout(busyTimeout)
 	if _, _, err := runCheckpoint(w.restartLog); err != nil {
 		w.e.log.Warn("begin the WAL again", "error", err)

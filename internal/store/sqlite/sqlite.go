@@ -69,6 +69,7 @@ type Engine struct {
 	readers chan *reader
 	hints   chan store.Hint
 	stats   counters
+	calls   sync.Pool // of *call
 	wal     *walState
 	stopped chan struct{} // closed when Close begins
 	wg      sync.WaitGroup

@@ -27,11 +27,18 @@ type call struct {
 	done chan struct{}
 }
 
-var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+// newCall returns a call that is not in use. They are pooled by engine: one must not wander into another engine, which may
+// belong to another bubble of a test.
+func (e *Engine) newCall() *call {
+	if c, ok := e.calls.Get().(*call); ok {
+		return c
+	}
+	return &call{done: make(chan struct{}, 1)}
+}
 
 // Do implements [store.Engine]. There is one lane.
 func (e *Engine) Do(ctx context.Context, _ int, op store.Op) error {
-	c := calls.Get().(*call)
+	c := e.newCall()
 	c.op = op
 	if s, ok := op.(store.Sized); ok {
 		c.size = s.Size()
@@ -42,7 +49,7 @@ func (e *Engine) Do(ctx context.Context, _ int, op store.Op) error {
 // step runs f on the writer's goroutine within the next commit. It obeys the rules of an operation: what it wrote is undone
 // when it fails.
 func (e *Engine) step(ctx context.Context, f func(*writer) error) error {
-	c := calls.Get().(*call)
+	c := e.newCall()
 	c.step = f
 	return e.submit(ctx, c)
 }
@@ -72,7 +79,7 @@ func (e *Engine) submit(ctx context.Context, c *call) error {
 	}
 	err := c.err
 	*c = call{done: c.done}
-	calls.Put(c)
+	e.calls.Put(c)
 	return err
 }
 

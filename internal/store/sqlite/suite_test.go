@@ -1,0 +1,55 @@
+package sqlite_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/posthaste/posthaste/internal/store"
+	"github.com/posthaste/posthaste/internal/store/sqlite"
+	"github.com/posthaste/posthaste/internal/store/storetest"
+)
+
+// openSuite opens an engine for a suite. A crash is a copy of the files as they are at some moment, opened by another engine;
+// the first one never learns of it.
+func openSuite(tb testing.TB) *storetest.Harness {
+	tb.Helper()
+	clock := storetest.NewClock()
+	path := filepath.Join(fastDir(tb), "data")
+	h := &storetest.Harness{
+		Engine: open(tb, sqlite.Config{Path: path, Clock: clock}), Now: clock.Now, Advance: clock.Advance, OneNode: true,
+	}
+	h.Crash = func(tb testing.TB) store.Engine {
+		next := filepath.Join(fastDir(tb), "data")
+		for _, suffix := range []string{"", "-wal"} {
+			data, err := os.ReadFile(path + suffix)
+			if err == nil {
+				err = os.WriteFile(next+suffix, data, 0o600)
+			}
+			if err != nil {
+				tb.Fatal(err)
+			}
+		}
+		path = next
+		return open(tb, sqlite.Config{Path: path, Clock: clock})
+	}
+	return h
+}
+
+// fastDir returns a temporary directory in memory where there is such a thing: a suite makes many commits, and what it looks
+// for does not depend on a disk.
+func fastDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "posthaste-")
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dir
+}
+
+func TestModel(t *testing.T) { storetest.RunModel(t, openSuite) }
