@@ -174,3 +174,31 @@ type Endpoint struct {
 	Name string // may be empty
 	URL  string
 }
+
+// Host is what is known of a destination host of a tenant.
+type Host struct {
+	Name      string
+	Blocked   bool // it fails to answer: messages wait, and probes are made
+	InFlight  int  // attempts of this node
+	Waiting   int64
+	Failures  int       // in a row, seen by this node
+	LastError string    // of them
+	NextProbe time.Time // of a blocked one
+}
+
+// Usage is what a tenant used of its plan.
+type Usage struct {
+	Plan      string
+	Days      []DayUsage // the latest first, today's included
+	Limit     int64      // messages a day; 0: unlimited
+	Reset     time.Time  // when the day ends
+	Queues    int
+	Groups    int
+	Schedules int
+}
+
+// DayUsage counts the messages that were accepted on a UTC day.
+type DayUsage struct {
+	Day      time.Time
+	Messages int64
+}

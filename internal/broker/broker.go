@@ -31,6 +31,12 @@ type urlChecker interface {
 	Resolve(ctx context.Context, raw string) error
 }
 
+// hostKeeper knows the destination hosts. Package dispatch does.
+type hostKeeper interface {
+	Hosts(ctx context.Context, tenant posthaste.TenantID) ([]posthaste.Host, error)
+	Unblock(ctx context.Context, tenant posthaste.TenantID, name string) (bool, error)
+}
+
 // timekeeper tells the time that due moments refer to.
 type timekeeper interface {
 	Now() time.Time
@@ -59,6 +65,7 @@ type Broker struct {
 	clock  timekeeper
 	nonces *ledger.Nonces
 	start  starter
+	hosts  hostKeeper
 	log    *slog.Logger
 }
 
@@ -70,6 +77,7 @@ type Deps struct {
 	Clock     timekeeper
 	Nonces    *ledger.Nonces
 	Starter   starter
+	Hosts     hostKeeper
 }
 
 // New returns a broker.
@@ -90,7 +98,7 @@ func New(d Deps, cfg Config) *Broker {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Broker{
-		cfg: cfg, engine: d.Engine, dir: d.Directory, urls: d.URLs, clock: d.Clock, nonces: d.Nonces, start: d.Starter,
+		cfg: cfg, engine: d.Engine, dir: d.Directory, urls: d.URLs, clock: d.Clock, nonces: d.Nonces, start: d.Starter, hosts: d.Hosts,
 		log: cfg.Logger,
 	}
 }

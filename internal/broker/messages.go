@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -53,15 +54,34 @@ func (b *Broker) cancelTickets(ctx context.Context, op *ledger.Cancel) (int, err
 	if len(op.Known) == 0 {
 		return 0, nil
 	}
-	node := b.start.Reserve(4)
-	op.Node = node
-	_, shard, _ := op.Known[0].ID.Parts()
-	if err := b.engine.Do(context.WithoutCancel(ctx), int(shard), op); err != nil {
+	for n := 0; ; n++ {
+		node := b.start.Reserve(4)
+		op.Node = node
+		_, shard, _ := op.Known[0].ID.Parts()
+		err := b.engine.Do(context.WithoutCancel(ctx), int(shard), op)
+		if err == nil {
+			b.start.Begin(node, &op.Outcome)
+			return op.Canceled, nil
+		}
 		b.start.Begin(node, nil)
-		return 0, err
+		if !errors.Is(err, store.ErrStale) || n == maxStale {
+			return 0, err
+		}
+		// A ticket moved to another gate since it was read.
+		ids := make([]posthaste.MessageID, len(op.Known))
+		for i, t := range op.Known {
+			ids[i] = t.ID
+		}
+		tickets, err := b.engine.Tickets(ctx, ids)
+		if err != nil {
+			return 0, err
+		}
+		tickets = slices.DeleteFunc(tickets, func(t *store.Ticket) bool { return t == nil })
+		if len(tickets) == 0 {
+			return 0, nil
+		}
+		op = &ledger.Cancel{Known: tickets, OnlyGen: op.OnlyGen}
 	}
-	b.start.Begin(node, &op.Outcome)
-	return op.Canceled, nil
 }
 
 // CancelAll cancels what passes the filter, oldest first, in steps. A step that was carried out stays so when a later one

@@ -39,6 +39,8 @@ type settings struct {
 	MaxBatch         config.Bytes  `config:"max-batch" desc:"largest batch request"`
 	BodyBudget       config.Bytes  `config:"body-budget" desc:"request bodies in memory at a time"`
 	MaxInFlight      int           `config:"max-in-flight" desc:"attempts at a time"`
+	MaxPerHost       int           `config:"max-per-host" desc:"attempts of one tenant to one host at a time; 0 for half of max-in-flight"`
+	CircuitBreaker   bool          `config:"circuit-breaker" desc:"hold messages to hosts that fail to answer back, and probe such hosts"`
 	Grace            time.Duration `config:"grace" desc:"time for running requests and attempts when the server stops"`
 	Retention        time.Duration `config:"retention" desc:"how long finished messages and their log are kept; 0 for ever"`
 	DLQRetention     time.Duration `config:"dlq-retention" desc:"how long dead letters are kept; 0 for ever"`
@@ -76,7 +78,7 @@ func presetDefaults(name string, dev bool) (settings, error) {
 		MaxTimeout:  2 * time.Hour,
 		MaxBatch:    100 << 20,
 		BodyBudget:  256 << 20,
-		MaxInFlight: 1024,
+		MaxInFlight: 2048,
 		Grace:       10 * time.Second,
 		Retention:   7 * 24 * time.Hour,
 		MissedTicks: skipMissed,
@@ -96,6 +98,7 @@ func presetDefaults(name string, dev bool) (settings, error) {
 		s.Grace = time.Second
 	} else {
 		s.Log.Format = telemetry.FormatJSON
+		s.CircuitBreaker = true
 	}
 	return s, nil
 }
@@ -127,6 +130,8 @@ func (s *settings) server(dev bool) (server.Config, error) {
 			MaxBatch: int64(s.MaxBatch), Budget: int64(s.BodyBudget), TrustedProxies: s.TrustedProxies, Origins: s.CORSOrigins,
 		},
 		MaxInFlight: s.MaxInFlight,
+		MaxPerHost:  s.MaxPerHost,
+		BreakHosts:  s.CircuitBreaker,
 		Grace:       s.Grace,
 		FireMissed:  s.MissedTicks == fireMissed,
 		Retention:   s.Retention,

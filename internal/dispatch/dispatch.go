@@ -39,12 +39,14 @@ type timekeeper interface {
 // Config sets a Dispatcher up.
 type Config struct {
 	Node        store.NodeInfo
-	MaxInFlight int           // attempts at a time; 0: 1024
+	MaxInFlight int           // attempts at a time; 0: 2048
 	Grace       time.Duration // for running attempts at a stop; 0: none
 	LookAhead   time.Duration // how far due messages are read in advance; 0: 500 ms
 	Window      int           // and how many at most; 0: 1024
 	Poll        time.Duration // the longest wait between two looks into the store; 0: 1 s
 	PerTenant   int           // due messages of one tenant in one claim; 0: 64
+	PerHost     int           // attempts of one tenant to one host at a time; 0: half of MaxInFlight
+	BreakHosts  bool          // block hosts that fail to answer, and probe them
 	Prepare     func(*ledger.Settle)
 	// Observe is told of every recorded attempt. It must be quick. nil: nobody is.
 	Observe func(Observation)
@@ -83,6 +85,7 @@ type Dispatcher struct {
 	tries map[store.GateRef]struct{} // gates to admit from
 	tried chan struct{}              // one token: tries is not empty
 
+	hosts *hosts
 	ahead ahead // owned by the loop
 }
 
@@ -95,7 +98,10 @@ var errLease = errors.New("the node could not renew its lease")
 // New returns a dispatcher. Nothing runs before [Dispatcher.Join] and [Dispatcher.Run].
 func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.Nonces, cfg Config) *Dispatcher {
 	if cfg.MaxInFlight <= 0 {
-		cfg.MaxInFlight = 1024
+		cfg.MaxInFlight = 2048
+	}
+	if cfg.PerHost <= 0 {
+		cfg.PerHost = max(1, cfg.MaxInFlight/2)
 	}
 	if cfg.LookAhead <= 0 {
 		cfg.LookAhead = 500 * time.Millisecond
@@ -119,6 +125,7 @@ func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.N
 		cfg: cfg, engine: engine, send: send, clock: clock, nonces: nonces, log: cfg.Logger,
 		room: make(chan struct{}, 1), tried: make(chan struct{}, 1), tries: map[store.GateRef]struct{}{},
 	}
+	d.hosts = newHosts(engine.Shards(), cfg.PerHost, cfg.BreakHosts)
 	d.free.Store(int64(cfg.MaxInFlight))
 	d.work, d.cut = context.WithCancelCause(context.Background())
 	return d
@@ -143,14 +150,16 @@ func (d *Dispatcher) Reserve(n int) ledger.Node {
 	if l == nil || d.stop.Load() {
 		return ledger.Node{}
 	}
+	node := ledger.Node{NodeEpoch: l.NodeEpoch, Hosts: d.hosts.snapshot(), Shards: d.hosts.shards}
 	for {
 		free := d.free.Load()
 		take := min(int64(n), free)
 		if take <= 0 {
-			return ledger.Node{NodeEpoch: l.NodeEpoch}
+			return node
 		}
 		if d.free.CompareAndSwap(free, free-take) {
-			return ledger.Node{NodeEpoch: l.NodeEpoch, Room: int(take)}
+			node.Room = int(take)
+			return node
 		}
 	}
 }
@@ -176,7 +185,9 @@ func (d *Dispatcher) Begin(node ledger.Node, out *ledger.Outcome) {
 		return
 	}
 	d.giveBack(node.Room - len(out.Started))
+	d.hosts.full(node)
 	for _, s := range out.Started {
+		d.hosts.begin(s.Ticket)
 		d.wg.Add(1)
 		go d.run(s)
 	}
@@ -196,6 +207,9 @@ func (d *Dispatcher) run(s ledger.Start) {
 			return
 		}
 		d.giveBack(room - len(out.Started))
+		for _, next := range out.Started {
+			d.hosts.begin(next.Ticket)
+		}
 		for _, next := range out.Started[1:] {
 			d.wg.Add(1)
 			go d.run(next)
@@ -213,6 +227,7 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	m := s.Message
 	if m == nil {
 		if m = d.read(t); m == nil {
+			d.attemptEnded(t, "", "")
 			d.release(t, true)
 			return nil, room
 		}
@@ -220,9 +235,11 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	d.hook("mid-attempt")
 	res := d.send.Attempt(d.work, m, t.Attempt)
 	if res == nil {
+		d.attemptEnded(t, "", "")
 		d.release(t, false)
 		return nil, room
 	}
+	d.attemptEnded(t, res.Outcome, res.Error)
 	d.hook("before-settlement")
 	op := &ledger.Settle{Ticket: t, Message: m, Result: res, Shards: d.engine.Shards()}
 	more := 0
@@ -235,7 +252,7 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	}
 	op.Nonces[2] = d.nonces.Next()
 	if l := d.lease.Load(); l != nil {
-		op.Node = ledger.Node{NodeEpoch: l.NodeEpoch, Room: 1}
+		op.Node = ledger.Node{NodeEpoch: l.NodeEpoch, Room: 1, Hosts: d.hosts.snapshot(), Shards: d.hosts.shards}
 	}
 	if more > 0 {
 		op.Node.Room += d.Reserve(more).Room
@@ -244,6 +261,7 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		op.Node.Room = 0
 	}
 	room = max(room, op.Node.Room)
+	defer d.hosts.full(op.Node)
 	if d.cfg.Prepare != nil {
 		d.cfg.Prepare(op)
 	}

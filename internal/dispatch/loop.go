@@ -14,14 +14,15 @@ import (
 // dispatcher is gone.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(ctx)
-	done := make(chan struct{}, 3)
+	done := make(chan struct{}, 4)
 	go func() { d.keepLease(inner); done <- struct{}{} }()
 	go func() { d.admitter(inner); done <- struct{}{} }()
 	go func() { d.loop(inner); done <- struct{}{} }()
+	go func() { d.watchHosts(inner); done <- struct{}{} }()
 	<-ctx.Done()
 	d.stop.Store(true)
 	cancel()
-	for range 3 {
+	for range 4 {
 		<-done
 	}
 	idle := make(chan struct{})
@@ -342,6 +343,10 @@ func (d *Dispatcher) wake(ctx context.Context, shard int16, now time.Time) error
 	gates := make(map[store.GateRef]struct{}, len(heads))
 	for _, t := range heads {
 		gates[t.ParkedAt] = struct{}{}
+		if t.ParkedAt.Kind == store.KindHost {
+			// The node may not have known of it.
+			d.hosts.learn(t.ParkedAt, d.hosts.blocked(t.ParkedAt), true)
+		}
 	}
 	return d.admitAll(ctx, gates)
 }

@@ -75,6 +75,9 @@ func (op *Accept) Want() *store.Want {
 	}
 	for _, d := range op.Drafts {
 		w.Gates = append(w.Gates, d.Path...)
+		if ref, ok := op.Node.restricted(d.Message.Tenant, compose.Host(d.Message.URL)); ok {
+			w.Gates = append(w.Gates, ref)
+		}
 		if d.Dedup != nil {
 			w.Dedup = append(w.Dedup, *d.Dedup)
 		}

@@ -43,6 +43,7 @@ func (op *Cancel) Want() *store.Want {
 			w.Slots = append(w.Slots, store.SlotRef{Source: t.ID, Queue: t.Queue(), Gen: t.Gen})
 		}
 	}
+	w.Gates = op.Node.restrictions(w.Gates, op.Known)
 	// All of Known may stand first at one gate, and the one behind them is to carry its mark.
 	w.Heads = headsPerSettle + len(op.Known)
 	wantTickets(w)
@@ -66,6 +67,9 @@ func (op *Cancel) Decide(v *store.View, c *store.Changes) error {
 			w.put(t)
 			continue
 		case posthaste.PhaseWaiting:
+			if w.gate(t.ParkedAt) == nil {
+				return store.ErrStale // it moved to the gate of its host since it was read
+			}
 			w.unpark(t)
 		case posthaste.PhaseNone, posthaste.PhaseDelayed, posthaste.PhaseReady:
 		}

@@ -42,6 +42,7 @@ func (op *Claim) Want() *store.Want {
 			w.Slots = append(w.Slots, t.Slot)
 		}
 	}
+	w.Gates = op.Node.restrictions(w.Gates, op.Known)
 	wantTickets(w)
 	return w
 }
@@ -95,7 +96,7 @@ func (op *Claim) try(t *store.Ticket) {
 	if t.Phase != posthaste.PhaseDelayed && t.Phase != posthaste.PhaseReady || t.Due.After(op.w.now) {
 		return
 	}
-	if !op.w.named(t.Path) {
+	if !op.w.named(t) {
 		op.Unnamed = append(op.Unnamed, t)
 		return
 	}
@@ -130,7 +131,7 @@ func (op *Admit) Want() *store.Want {
 	for _, t := range op.Heads {
 		w.Gates = append(w.Gates, t.Path...)
 	}
-	w.Gates = gatesOf(w.Gates)
+	w.Gates = gatesOf(op.Node.restrictions(w.Gates, op.Heads))
 	w.Heads = max(headsPerSettle, len(op.Heads)+1)
 	return w
 }

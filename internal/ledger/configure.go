@@ -91,7 +91,7 @@ func (op *EditGate) Want() *store.Want {
 	for _, t := range op.Heads {
 		w.Gates = append(w.Gates, t.Path...)
 	}
-	w.Gates = gatesOf(w.Gates)
+	w.Gates = gatesOf(op.Node.restrictions(w.Gates, op.Heads))
 	w.Heads = max(headsPerSettle, len(op.Heads)+1)
 	return w
 }

@@ -48,6 +48,40 @@ type Node struct {
 	store.NodeEpoch
 	// Room is how many attempts the node can start now. An operation claims no more.
 	Room int
+	// Hosts are the host gates that restrict this operation: those of destinations that are blocked, or at which messages
+	// wait, or to which the node has as many connections as it may. The value is how many attempts it can start there now.
+	// Hosts that are not in it are free. It is not changed by operations.
+	Hosts map[store.GateRef]int
+	// Shards is the store's number of shards, by which host gates are found.
+	Shards int
+}
+
+// restricted returns the host gate of a tenant's deliveries to a host if the node knows of a restriction there.
+func (n *Node) restricted(tenant posthaste.TenantID, host string) (store.GateRef, bool) {
+	if len(n.Hosts) == 0 || host == "" {
+		return store.GateRef{}, false
+	}
+	ref := HostGate(n.Shards, tenant, host)
+	_, ok := n.Hosts[ref]
+	return ref, ok
+}
+
+// restrictions appends the host gates that restrict the tickets, and those that they are parked at.
+func (n *Node) restrictions(gates []store.GateRef, tickets []*store.Ticket) []store.GateRef {
+	for _, t := range tickets {
+		if ref, ok := n.restricted(t.Tenant, t.Host); ok {
+			gates = append(gates, ref)
+		}
+		if t.ParkedAt.Kind == store.KindHost {
+			gates = append(gates, t.ParkedAt)
+		}
+	}
+	return gates
+}
+
+// HostGate returns the gate of a tenant's deliveries to a host. Its row exists only while deliveries there are blocked or wait.
+func HostGate(shards int, tenant posthaste.TenantID, host string) store.GateRef {
+	return store.NewGateRef(shards, tenant, store.KindHost, host)
 }
 
 // Start is an attempt that an operation claimed for its node. It begins when the operation is committed.

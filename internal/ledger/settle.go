@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/compose"
 	"github.com/posthaste/posthaste/internal/lifecycle"
 	"github.com/posthaste/posthaste/internal/retry"
 	"github.com/posthaste/posthaste/internal/store"
@@ -50,6 +51,9 @@ func (op *Settle) Want() *store.Want {
 	for _, cb := range []*posthaste.Callback{op.Message.Callback, op.Message.FailureCallback} {
 		if cb == nil {
 			continue
+		}
+		if ref, ok := op.Node.restricted(op.Message.Tenant, compose.Host(cb.URL)); ok {
+			w.Gates = append(w.Gates, ref)
 		}
 		for _, f := range cb.Flow {
 			w.Gates = append(w.Gates, store.NewGateRef(op.Shards, op.Message.Tenant, store.KindFlow, f.Key))

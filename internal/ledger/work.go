@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ type gateWork struct {
 	list    []*store.Ticket // parked here, in order: all of them, or the first ones
 	whole   bool            // list is all of them
 	touched bool            // the gate or its list changed
+	room    int             // host gates: attempts that this node can start there
 }
 
 // begin prepares a run. It may be called with no gates in want, and then costs nothing.
@@ -43,6 +45,10 @@ func (w *work) begin(want *store.Want, v *store.View, c *store.Changes, node Nod
 			g = &store.Gate{GateRef: ref}
 		}
 		w.gates[i].Gate = g
+		w.gates[i].room = math.MaxInt
+		if room, ok := node.Hosts[ref]; ok {
+			w.gates[i].room = room
+		}
 		if i < len(v.Heads) {
 			w.gates[i].list = v.Heads[i]
 		}
@@ -70,14 +76,24 @@ func (w *work) gate(ref store.GateRef) *gateWork {
 	return &w.gates[i]
 }
 
-// named reports whether the operation holds every gate of the path.
-func (w *work) named(path []store.GateRef) bool {
-	for _, ref := range path {
+// named reports whether the operation holds every gate that it needs to decide on the ticket.
+func (w *work) named(t *store.Ticket) bool {
+	for _, ref := range t.Path {
 		if w.gate(ref) == nil {
 			return false
 		}
 	}
-	return true
+	ref, restricted := w.node.restricted(t.Tenant, t.Host)
+	return !restricted || w.gate(ref) != nil
+}
+
+// host returns the host gate that restricts the ticket, or nil.
+func (w *work) host(t *store.Ticket) *gateWork {
+	ref, restricted := w.node.restricted(t.Tenant, t.Host)
+	if !restricted {
+		return nil
+	}
+	return w.gate(ref)
 }
 
 // slot returns the wanted slot row, which may be nil, and its index; -1 if it was not wanted.
@@ -169,16 +185,8 @@ func (w *work) takeSlot(t *store.Ticket, q *gateWork) {
 
 // start takes a unit of each flow gate, or none and parks the ticket at the first that refuses.
 func (w *work) start(t *store.Ticket) {
-	flows := t.Flows()
-	if len(flows) == 0 {
-		if w.node.Room <= 0 {
-			w.ready(t)
-			return
-		}
-		w.claim(t)
-		return
-	}
-	if t.Arrived == 0 {
+	flows, host := t.Flows(), w.host(t)
+	if t.Arrived == 0 && (len(flows) > 0 || host != nil) {
 		t.Arrived = w.now.UnixMicro()
 	}
 	for _, ref := range flows {
@@ -187,9 +195,26 @@ func (w *work) start(t *store.Ticket) {
 			return
 		}
 	}
-	if w.node.Room <= 0 {
-		w.park(t, w.gate(flows[0]), t.Priority, t.Arrived)
+	if host != nil && (host.Paused || host.room <= 0 || !w.open(host, t)) {
+		w.park(t, host, t.Priority, t.Arrived)
 		return
+	}
+	if w.node.Room <= 0 {
+		if len(flows) > 0 {
+			w.park(t, w.gate(flows[0]), t.Priority, t.Arrived)
+		} else {
+			w.ready(t)
+		}
+		return
+	}
+	w.launch(t, host)
+}
+
+// launch takes a unit of each flow gate and claims. The caller has seen that all are open.
+func (w *work) launch(t *store.Ticket, host *gateWork) {
+	flows := t.Flows()
+	if host != nil {
+		host.room--
 	}
 	for _, ref := range flows {
 		g := w.gate(ref)
@@ -261,7 +286,7 @@ func (w *work) unpark(t *store.Ticket) {
 func (w *work) promote(g *gateWork) {
 	for len(g.list) > 0 && (g.whole || len(g.list) > 1) {
 		h := g.list[0]
-		if !w.named(h.Path) {
+		if !w.named(h) {
 			return
 		}
 		if w.stale(h) {
@@ -280,14 +305,19 @@ func (w *work) promote(g *gateWork) {
 			w.start(h)
 			continue
 		}
-		if ok, _ := g.Room(w.now); !ok || w.node.Room <= 0 {
+		if w.node.Room <= 0 || !w.passes(g) {
 			return
 		}
 		rank, place := h.Rank, h.Place
+		probe := g.Kind == store.KindHost && g.Paused
 		w.unpark(h)
 		h.Arrived = place
 		if q := h.Queue(); !q.Zero() && w.gate(q).Paused {
 			w.park(h, w.gate(q), 0, w.now.UnixMicro())
+			continue
+		}
+		if probe {
+			w.probe(h, g)
 			continue
 		}
 		w.start(h)
@@ -295,6 +325,35 @@ func (w *work) promote(g *gateWork) {
 			return // it came back, so nothing behind it may pass
 		}
 	}
+}
+
+// passes reports whether a gate, not a queue, lets its first ticket try to start.
+func (w *work) passes(g *gateWork) bool {
+	if g.Kind == store.KindHost {
+		return g.room > 0 && (!g.Paused || !w.now.Before(g.WindowStart))
+	}
+	ok, _ := g.Room(w.now)
+	return ok
+}
+
+// Pauses between probes of a blocked host: the first, and the longest.
+const (
+	firstProbe = 5 * time.Second
+	lastProbe  = 5 * time.Minute
+)
+
+// probe lets one ticket through to a blocked host, if its other gates are open, and puts the next probe off.
+func (w *work) probe(t *store.Ticket, host *gateWork) {
+	for _, ref := range t.Flows() {
+		if g := w.gate(ref); !w.open(g, t) {
+			w.park(t, g, t.Priority, t.Arrived)
+			return
+		}
+	}
+	host.Period = min(2*host.Period, lastProbe)
+	host.WindowStart = w.now.Add(host.Period)
+	host.touched = true
+	w.launch(t, host)
 }
 
 // give takes back what a claim took at its flow gates. unsent says that no request was sent, which also returns the rate units.
@@ -425,6 +484,16 @@ func (w *work) mark(g *gateWork) (due time.Time, fresh bool) {
 	case g.Kind == store.KindQueue:
 		if g.Paused || h.Rank > 0 && g.InUse >= g.limit() {
 			return time.Time{}, false
+		}
+		return w.now, true
+	}
+	if g.Kind == store.KindHost {
+		switch {
+		case g.Paused && w.now.Before(g.WindowStart):
+			return g.WindowStart, false
+		case g.room <= 0:
+			// Whoever ends an attempt there goes on with it; a node with room of its own looks after a second.
+			return w.now.Add(time.Second), false
 		}
 		return w.now, true
 	}

@@ -51,7 +51,9 @@ type Config struct {
 	Delivery    delivery.Config
 	Egress      egress.Config
 	API         httpapi.Config
-	MaxInFlight int           // attempts at a time; 0: 1024
+	MaxInFlight int           // attempts at a time; 0: 2048
+	MaxPerHost  int           // attempts of one tenant to one host at a time; 0: half of MaxInFlight
+	BreakHosts  bool          // block hosts that fail to answer, and probe them
 	Grace       time.Duration // for requests and attempts at a stop
 	FireMissed  bool          // ticks of schedules that fell into a downtime fire once; otherwise they are skipped
 	Retention   time.Duration // of finished messages and their log; 0: for ever
@@ -150,6 +152,8 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.disp = dispatch.New(engine, delivery.New(transport, sign, cfg.Delivery), s.clock, nonces, dispatch.Config{
 		Node:        store.NodeInfo{Name: "node"},
 		MaxInFlight: cfg.MaxInFlight,
+		PerHost:     cfg.MaxPerHost,
+		BreakHosts:  cfg.BreakHosts,
 		Grace:       cfg.Grace,
 		Poll:        cfg.Poll,
 		Prepare: func(op *ledger.Settle) {
@@ -165,7 +169,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	cfg.Broker.Logger = s.log
 	cfg.Broker.Scheduled = s.sched.Wake
 	s.broker = broker.New(broker.Deps{
-		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp,
+		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp, Hosts: s.disp,
 	}, cfg.Broker)
 
 	cfg.API.Logger, cfg.API.Hook = s.log, cfg.Hook

@@ -209,6 +209,19 @@ func TestAppendMessage(t *testing.T) {
 	}
 }
 
+// A message that was made without a moment of its own is due when it was accepted.
+func TestNotBeforeUnset(t *testing.T) {
+	m := plain()
+	m.NotBefore = time.Time{}
+	if got, want := string(wire.AppendMessage(nil, m)), string(wire.AppendMessage(nil, plain())); got != want {
+		t.Errorf("message: got %s, want %s", got, want)
+	}
+	answered := &posthaste.Attempt{Status: 204}
+	if got, want := string(wire.AppendCallback(nil, m, answered, "")), string(wire.AppendCallback(nil, plain(), answered, "")); got != want {
+		t.Errorf("callback: got %s, want %s", got, want)
+	}
+}
+
 // Redaction changes what is shown and never what is stored.
 func TestRedactionLeavesTheMessage(t *testing.T) {
 	m := full()
@@ -288,6 +301,10 @@ func TestAppendLogEntry(t *testing.T) {
 			`{"time":5,` + plainHead + `RETRY","url":"https://a.b/?foo=bar&x=<y>","nextDeliveryTime":12,` + plainTail + `"maxRetries":3}`,
 		},
 		{
+			"retry by its attempt", &posthaste.LogEntry{At: ms(5), Message: plain(), State: posthaste.StateRetry, Attempt: answered},
+			`{"time":5,` + plainHead + `RETRY","url":"https://a.b/?foo=bar&x=<y>","nextDeliveryTime":9,` + plainTail + `"maxRetries":3}`,
+		},
+		{
 			"delivered", &posthaste.LogEntry{At: ms(5), Message: plain(), State: posthaste.StateDelivered, Attempt: &posthaste.Attempt{Status: 200, Body: []byte("ok")}},
 			`{"time":5,` + plainHead + `DELIVERED","url":"https://a.b/?foo=bar&x=<y>",` + plainTail + `"maxRetries":3}`,
 		},
@@ -328,6 +345,7 @@ func TestAppendSchedule(t *testing.T) {
 	all := &wire.Schedule{
 		ID: "scd_2", Cron: "* * * * *", Destination: "g", Template: m, CreatedAt: ms(1), Paused: true, LastAt: ms(5), NextAt: ms(9),
 		LastStates: map[posthaste.MessageID]wire.ScheduleState{"msg_b": wire.ScheduleFail, "msg_a": wire.ScheduleInProgress},
+		Upcoming:   []time.Time{ms(9), ms(12)},
 		Error:      "topic g not found",
 	}
 	checkJSON(t, answer(wire.AppendSchedules, []*wire.Schedule{all}),
@@ -336,7 +354,7 @@ func TestAppendSchedule(t *testing.T) {
 		"callback":"https://c.d/?foo=bar","failureCallback":"https://e.f","callbackHeader":{"X-C":["3"]},"failureCallbackHeader":{"X-F":["4"]},
 		"queueName":"q","flowControlKey":"k","parallelism":3,"rate":5,"period":60,"priority":2,"retryDelayExpression":"1000","label":"a","labels":["a","b"],
 		"callerIP":"203.0.113.7","callerIp":"203.0.113.7","lastScheduleTime":5,
-		"lastScheduleStates":{"msg_a":"IN_PROGRESS","msg_b":"FAIL"},"error":"topic g not found"}]`)
+		"lastScheduleStates":{"msg_a":"IN_PROGRESS","msg_b":"FAIL"},"error":"topic g not found","nextScheduleTimes":[9,12]}]`)
 }
 
 func TestAppendCallback(t *testing.T) {

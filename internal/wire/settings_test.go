@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"net/textproto"
 	"strings"
 	"testing"
 	"time"
@@ -288,6 +289,52 @@ func TestParseSettingsErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestParseMethods(t *testing.T) {
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+		for _, in := range []string{method, strings.ToLower(method)} {
+			s, err := wire.ParseSettings(wire.Input{Header: headers("Upstash-Method: " + in)})
+			if err != nil || s.Method != method {
+				t.Errorf("%q: got %+v, %v", in, s, err)
+			}
+		}
+	}
+}
+
+// Names of headers are looked up in maps of canonical names.
+func TestNamesAreCanonical(t *testing.T) {
+	for _, name := range []string{
+		wire.HeaderUserAgent, wire.HeaderSignature, wire.HeaderMessageID, wire.HeaderRetried, wire.HeaderTopicName, wire.HeaderCallerIP, wire.HeaderRegion,
+		wire.HeaderRetryAfter, wire.HeaderRateReset, wire.HeaderRateResetReqs, wire.HeaderRateResetTokens, wire.HeaderNonRetryable,
+		wire.HeaderAuthorization, wire.HeaderAllow, wire.HeaderForwardedFor, wire.HeaderRequestID, wire.HeaderDailyLimit, wire.HeaderDailyRemaining,
+		wire.HeaderDailyReset, wire.HeaderBurstLimit, wire.HeaderBurstRemaining, wire.HeaderBurstReset,
+	} {
+		if canonical := textproto.CanonicalMIMEHeaderKey(name); canonical != name {
+			t.Errorf("%s: want %s", name, canonical)
+		}
+	}
+	for f := wire.FieldMethod; f.Header() != "unknown"; f++ {
+		if canonical := textproto.CanonicalMIMEHeaderKey(f.Header()); canonical != f.Header() {
+			t.Errorf("%s: want %s", f.Header(), canonical)
+		}
+	}
+}
+
+func TestHasCron(t *testing.T) {
+	for _, tt := range []struct {
+		in   wire.Input
+		want bool
+	}{
+		{wire.Input{}, false},
+		{wire.Input{Header: headers("Upstash-Delay: 1s"), Query: []wire.Pair{{"upstash-retries", "1"}}}, false},
+		{wire.Input{Header: headers("Upstash-Cron: ")}, true},
+		{wire.Input{Query: []wire.Pair{{"upstash-cron", "* * * * *"}}}, true},
+	} {
+		if got := wire.HasCron(tt.in); got != tt.want {
+			t.Errorf("%+v: got %v, want %v", tt.in, got, tt.want)
+		}
 	}
 }
 

@@ -207,6 +207,18 @@ func TestParseFlow(t *testing.T) {
 	}
 }
 
+func TestFormatFlow(t *testing.T) {
+	for want, flow := range map[string]posthaste.FlowControl{
+		"parallelism=3, rate=5, period=60s": {Parallelism: 3, Rate: 5, Period: time.Minute},
+		"rate=1, period=1s":                 {Rate: 1, Period: time.Second},
+		"parallelism=5":                     {Parallelism: 5, Period: time.Second},
+	} {
+		if got := wire.FormatFlow(flow); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestParseRedact(t *testing.T) {
 	for _, tt := range []struct {
 		in   []string
