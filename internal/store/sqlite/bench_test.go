@@ -1,11 +1,13 @@
 package sqlite_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/posthaste/posthaste/internal/store"
 	"github.com/posthaste/posthaste/internal/store/sqlite"
 )
 
@@ -62,4 +64,53 @@ func benchFastPath(b *testing.B, cfg sqlite.Config, submitters, body int) {
 	b.ReportMetric(float64(cpu()-start)/float64(b.N), "cpu-ns/op")
 	b.ReportMetric(float64(after.Ops-before.Ops)/float64(after.Commits-before.Commits), "ops/commit")
 	b.ReportMetric(float64(after.Statements-before.Statements)/float64(b.N), "stmts/op")
+}
+
+// BenchmarkBatch is the fast path in batches of a fixed size, without the cost of many goroutines.
+func BenchmarkBatch(b *testing.B) {
+	for _, memory := range []bool{false, true} {
+		for _, n := range []int{1, 16, 256} {
+			name := fmt.Sprintf("sync=full/size=%d", n)
+			if memory {
+				name = fmt.Sprintf("sync=off/size=%d", n)
+			}
+			b.Run(name, func(b *testing.B) { benchBatch(b, sqlite.Config{InMemory: memory}, n, 300) })
+		}
+	}
+}
+
+// BenchmarkBody is the fast path with bodies of several sizes.
+func BenchmarkBody(b *testing.B) {
+	for _, n := range []int{0, 300, 1000, 3000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("bytes=%d", n), func(b *testing.B) { benchBatch(b, sqlite.Config{InMemory: true}, 256, n) })
+	}
+}
+
+func benchBatch(b *testing.B, cfg sqlite.Config, size, body int) {
+	e := open(b, cfg)
+	data := make([]byte, body)
+	accepts, settles, errs := make([]store.Op, size), make([]store.Op, size), make([]error, size)
+	b.ReportAllocs()
+	before, start := e.Stats(), cpu()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += size {
+		for i := range accepts {
+			accepts[i] = newAccept(data)
+		}
+		e.DoAll(accepts, errs)
+		for i := range settles {
+			settles[i] = newSettle(accepts[i].(*accept).t.ID)
+			if errs[i] != nil {
+				b.Fatal(errs[i])
+			}
+		}
+		e.DoAll(settles, errs)
+		if err := errors.Join(errs...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	after := e.Stats()
+	b.ReportMetric(float64(cpu()-start)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(after.Ops-before.Ops)/float64(after.Commits-before.Commits), "ops/commit")
 }

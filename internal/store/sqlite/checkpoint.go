@@ -18,7 +18,7 @@ import (
 const (
 	pageSize        = 4096
 	frameSize       = pageSize + 24
-	checkpointEvery = 8 << 20
+	checkpointEvery = 8 << 20 // bytes, as in a checkpointer
 	walLimit        = 64 << 20
 	idleCheckpoint  = time.Second
 	// The writer waits so long for reads that still use the WAL, and then tries again after the next checkpoint. Reads that
@@ -28,6 +28,8 @@ const (
 
 // A checkpointer is what the writer and the checkpointing goroutine share.
 type checkpointer struct {
+	every, limit int64 // checkpointEvery and walLimit, but in tests
+
 	grown chan struct{} // capacity 1: the WAL is longer than next
 	wrote chan struct{} // capacity 1: it was written to, and nobody watched
 
@@ -44,7 +46,7 @@ type checkpointer struct {
 func (w *writer) afterCommit() {
 	c, end := &w.e.checkpoint, w.e.wal.end.Load()
 	if end < w.lastEnd { // SQLite began the WAL again
-		c.next.Store(checkpointEvery)
+		c.next.Store(c.every)
 	}
 	if end != w.lastEnd && !c.watching.Load() && c.watching.CompareAndSwap(false, true) {
 		signal(c.wrote)
@@ -53,7 +55,7 @@ func (w *writer) afterCommit() {
 	if end < c.next.Load() {
 		return
 	}
-	if end >= walLimit && c.passed.CompareAndSwap(true, false) {
+	if end >= c.limit && c.passed.CompareAndSwap(true, false) {
 		w.restartWAL()
 		return
 	}
@@ -64,7 +66,7 @@ func (w *writer) afterCommit() {
 // it again.
 func (w *writer) restartWAL() {
 	patience := restartPatience
-	if w.lastEnd > 2*walLimit {
+	if w.lastEnd > 2*w.e.checkpoint.limit {
 		patience = lastPatience
 	}
 	w.c.SetBusyTimeout(patience)
@@ -136,7 +138,7 @@ func (e *Engine) checkpoints() {
 			e.log.Warn("checkpoint the WAL", "error", err)
 		}
 		e.stats.checkpoints.Add(1)
-		c.passed.Store(end >= walLimit)
-		c.next.Store(end + checkpointEvery)
+		c.passed.Store(end >= c.limit)
+		c.next.Store(end + c.every)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/posthaste/posthaste/internal/store"
 )
 
 // Exec runs a statement on the writing connection, outside of any transaction's rules, as a test's way to set limits.
@@ -17,12 +19,34 @@ const SchemaVersion = schemaVersion
 // Path returns the name of the data file.
 func (e *Engine) Path() string { return e.path }
 
-// WALLimit is the length of the WAL beyond which the writer itself begins it again.
-const WALLimit = walLimit
+// LimitWAL sets other bounds for the length of the WAL. It is called before anything is written.
+func (e *Engine) LimitWAL(every, limit int64) {
+	e.checkpoint.every, e.checkpoint.limit = every, limit
+	e.checkpoint.next.Store(every)
+}
 
 // Queued returns the number of operations that wait for the writer.
 func (e *Engine) Queued() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.queue)
+}
+
+// DoAll submits operations at one moment, so they are one batch unless they are too many, and waits for all of them.
+func (e *Engine) DoAll(ops []store.Op, errs []error) {
+	list := make([]*call, len(ops))
+	e.mu.Lock()
+	for i, op := range ops {
+		list[i] = e.newCall()
+		list[i].op = op
+		e.queue = append(e.queue, list[i])
+	}
+	e.wake.Signal()
+	e.mu.Unlock()
+	for i, c := range list {
+		<-c.done
+		errs[i] = c.err
+		*c = call{done: c.done}
+		e.calls.Put(c)
+	}
 }

@@ -471,6 +471,11 @@ func (q *queries) readLog(tenant posthaste.TenantID, stream store.LogStream, fro
 			if !p.Desc {
 				id = id[:len(id)-1] // before an id of that moment, even the first
 			}
+		} else if n := len(id) - 1; from.N < 0 && !p.Desc {
+			// Rows of this stream count as number 0, so the one of that id follows.
+			id = id[:n] + posthaste.MessageID(id[n]-1) + "~"
+		} else if from.N > 0 && p.Desc {
+			id += "!"
 		}
 		s.BindInt64(1, int64(tenant))
 		s.BindText(2, string(id))

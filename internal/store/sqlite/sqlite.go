@@ -135,6 +135,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	}
 	e.wake.L = &e.mu
 	e.wal = newWALState(cfg.InMemory)
+	e.checkpoint.every, e.checkpoint.limit = checkpointEvery, walLimit
 	e.checkpoint.grown, e.checkpoint.wrote = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.checkpoint.next.Store(checkpointEvery)
 	if cfg.InMemory {
