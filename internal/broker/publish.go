@@ -33,10 +33,10 @@ type Result struct {
 	Group    bool
 }
 
-// Publish accepts the items, all or none, and returns when they are durable.
-func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []Item) ([]Result, error) {
-	var results []Result
-	err := b.retryStale(ctx, p, func(p *directory.Principal) error {
+// Publish accepts the items, all or none, and returns when they are durable. daily is how the tenant's messages a day stand
+// then; nil if they are unlimited.
+func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []Item) (results []Result, daily *posthaste.RateLimit, err error) {
+	err = b.retryStale(ctx, p, func(p *directory.Principal) error {
 		op := &ledger.Accept{Tenant: p.Tenant.ID, Version: p.Tenant.Version, Shards: b.engine.Shards(), Count: true}
 		if limit := p.Tenant.Plan.MessagesPerDay; limit > 0 {
 			op.DailyLimit, op.Day = limit, store.DayOf(b.clock.Now())
@@ -63,6 +63,7 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 		if err := b.accept(ctx, op); err != nil {
 			return err
 		}
+		daily = op.Daily()
 		n := 0
 		for i := range results {
 			for j := range results[i].Messages {
@@ -73,9 +74,9 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return results, nil
+	return results, daily, nil
 }
 
 // accept submits and starts what could start at once.

@@ -53,6 +53,7 @@ type settings struct {
 	EgressDeny   []string `config:"egress-deny" desc:"addresses, CIDR networks and host names to which nothing is delivered"`
 
 	LLMURL         string         `config:"llm-url" desc:"chat completions URL behind the destination api/llm"`
+	LLMToken       string         `config:"llm-token" desc:"bearer token for it; better given in the environment"`
 	TrustedProxies []netip.Prefix `config:"trusted-proxies" desc:"networks of proxies whose X-Forwarded-For tells the caller's address"`
 	CORSOrigins    []string       `config:"cors-origins" desc:"origins from which browsers may call the API; * for any"`
 
@@ -124,7 +125,7 @@ func (s *settings) server(dev bool) (server.Config, error) {
 			Retries: s.Retries, MaxRetries: s.MaxRetries, MaxDelay: s.MaxDelay, MaxTimeout: s.MaxTimeout, MaxBody: int64(s.MaxBody),
 			DedupWindow: s.DedupWindow, ResolveOnPublish: s.ResolveOnPublish, LLM: s.LLMURL,
 		},
-		Delivery: delivery.Config{Region: s.Region, Timeout: s.Timeout, MaxResponse: int64(s.MaxBody)},
+		Delivery: delivery.Config{Region: s.Region, Timeout: s.Timeout, MaxResponse: int64(s.MaxBody), LLMToken: s.LLMToken},
 		Egress:   egress.Config{Mode: mode, AllowHTTP: s.AllowHTTP, Allow: s.EgressAllow, Deny: s.EgressDeny},
 		API: httpapi.Config{
 			MaxBatch: int64(s.MaxBatch), Budget: int64(s.BodyBudget), TrustedProxies: s.TrustedProxies, Origins: s.CORSOrigins,

@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -30,7 +29,7 @@ type Config struct {
 	Region      string        // reported to destinations; empty: EU-CENTRAL-1
 	Timeout     time.Duration // of messages that set none; 0: 30 s
 	MaxResponse int64         // bytes of an answer that are kept; the rest is not read. 0: 512 KiB
-	Logger      *slog.Logger
+	LLMToken    string        // bearer token of the service behind the LLM destination, for messages that forward none
 }
 
 // Deliverer makes attempts. It is safe for concurrent use.
@@ -125,6 +124,9 @@ func (d *Deliverer) request(ctx context.Context, m *posthaste.Message, retried i
 	}
 	if _, ok := h[wire.HeaderUserAgent]; !ok {
 		h[wire.HeaderUserAgent] = userAgent
+	}
+	if _, ok := h[wire.HeaderAuthorization]; !ok && m.API == wire.APILLM && d.cfg.LLMToken != "" {
+		h[wire.HeaderAuthorization] = []string{wire.BearerPrefix + d.cfg.LLMToken}
 	}
 	if s := d.sign(m.Tenant); s != nil {
 		var r signature.Random

@@ -47,9 +47,12 @@ func batch(c *call) error {
 		c.json(http.StatusOK, []byte("[]"))
 		return nil
 	}
-	results, err := c.h.broker.Publish(c.r.Context(), c.who, items)
+	results, daily, err := c.h.broker.Publish(c.r.Context(), c.who, items)
 	if err != nil {
 		return err
+	}
+	if daily != nil {
+		limitHeaders(c.w.Header(), daily)
 	}
 	out := make([]wire.BatchResult, len(results))
 	for i, r := range results {

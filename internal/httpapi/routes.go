@@ -211,9 +211,12 @@ func enqueue(c *call) error {
 
 // publish accepts one item and answers.
 func (c *call) publish(item broker.Item) error {
-	results, err := c.h.broker.Publish(c.r.Context(), c.who, []broker.Item{item})
+	results, daily, err := c.h.broker.Publish(c.r.Context(), c.who, []broker.Item{item})
 	if err != nil {
 		return err
+	}
+	if daily != nil {
+		limitHeaders(c.w.Header(), daily)
 	}
 	if c.h.cfg.Hook != nil {
 		c.h.cfg.Hook("before-answer")

@@ -54,7 +54,7 @@ type Accept struct {
 	AllDead bool
 
 	Outcome
-	// Used is the day's counter before this request, if DailyLimit is set.
+	// Used is the day's counter after this request, if DailyLimit is set.
 	Used int64
 
 	want store.Want
@@ -139,8 +139,13 @@ func (op *Accept) Decide(v *store.View, c *store.Changes) error {
 		op.w.accept(&d.Draft, d.ID, d.Path, store.SlotRef{})
 	}
 	if op.DailyLimit > 0 {
-		if op.Used = v.Quota[0]; op.Used+n > op.DailyLimit && n > 0 {
-			return dailyLimit(op.DailyLimit, op.Used, op.Day)
+		op.Used = v.Quota[0] + n
+		if op.Used > op.DailyLimit && n > 0 {
+			e := posthaste.Errorf(posthaste.CodeRateLimited,
+				"Exceeded daily rate limit: %d messages a day, %d used", op.DailyLimit, v.Quota[0])
+			op.Used -= n
+			e.Limit = op.Daily()
+			return e
 		}
 	}
 	if op.Firing != nil {
@@ -262,9 +267,12 @@ func sortedDead(keys []store.DeadKey) []store.DeadKey {
 	return slices.Compact(keys)
 }
 
-// dailyLimit refuses a request that would pass the tenant's messages a day. The window ends at the next midnight UTC.
-func dailyLimit(limit, used int64, day int32) error {
-	e := posthaste.Errorf(posthaste.CodeRateLimited, "Exceeded daily rate limit: %d messages a day, %d used", limit, used)
-	e.Limit = &posthaste.RateLimit{Daily: true, Limit: limit, Remaining: max(0, limit-used), Reset: (int64(day) + 1) * 86400}
-	return e
+// Daily returns how the tenant's messages a day stand; nil if they are unlimited. The window ends at the next midnight UTC.
+func (op *Accept) Daily() *posthaste.RateLimit {
+	if op.DailyLimit <= 0 {
+		return nil
+	}
+	return &posthaste.RateLimit{
+		Daily: true, Limit: op.DailyLimit, Remaining: max(0, op.DailyLimit-op.Used), Reset: (int64(op.Day) + 1) * 86400,
+	}
 }
