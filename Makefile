@@ -10,7 +10,7 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 
 # The tags of tests that need more than Go; linters look behind them too.
-TAGS := compat,crash
+TAGS := compat,crash,fault
 
 .DEFAULT_GOAL := help
 

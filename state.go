@@ -46,25 +46,6 @@ const (
 	StateCanceled        LogState = "CANCELED"         // a cancel was honoured; final
 )
 
-// rank orders entries of one message that have the same time.
-func (s LogState) rank() int {
-	switch s {
-	case StateCreated:
-		return 0
-	case StateCancelRequested:
-		return 1
-	case StateActive:
-		return 2
-	case StateError:
-		return 3
-	case StateRetry:
-		return 4
-	case StateDelivered, StateFailed, StateCanceled:
-		return 5
-	}
-	return 6
-}
-
 // LogEntry is one transition of a message.
 type LogEntry struct {
 	At      time.Time
@@ -73,16 +54,4 @@ type LogEntry struct {
 	Attempt *Attempt // of ERROR, RETRY, FAILED, DELIVERED
 	NextAt  time.Time
 	Number  int // of the attempt
-}
-
-// Compare orders entries of one message: by time, then attempt, then state.
-func (e *LogEntry) Compare(o *LogEntry) int {
-	if c := e.At.Compare(o.At); c != 0 {
-		return c
-	}
-	if e.Number != o.Number && e.State != StateCreated && o.State != StateCreated &&
-		e.State != StateCancelRequested && o.State != StateCancelRequested {
-		return e.Number - o.Number
-	}
-	return e.State.rank() - o.State.rank()
 }

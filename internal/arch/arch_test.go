@@ -36,20 +36,21 @@ var policy = map[string]string{
 	"internal/wire":        "",
 	"internal/compose":     "internal/wire internal/retry",
 	"internal/lifecycle":   "internal/retry internal/compose",
-	"internal/flowcontrol": "",
+	"internal/fault":       "-",
+	"internal/flowcontrol": "internal/fault",
 
 	// Storage.
 	"internal/store":           "internal/flowcontrol",
 	"internal/store/storetest": "internal/store internal/ledger internal/lifecycle internal/compose internal/retry",
 	"internal/store/sqlite":    "internal/store",
 	"internal/store/postgres":  "internal/store",
-	"internal/ledger":          "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry",
+	"internal/ledger":          "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry internal/fault",
 
 	// The engine.
 	"internal/directory": "internal/store internal/signature",
 	"internal/history":   "internal/store internal/compose internal/wire",
 	"internal/broker":    "internal/ledger internal/compose internal/cron internal/egress internal/store internal/directory internal/history internal/signature internal/wire",
-	"internal/scheduler": "internal/ledger internal/compose internal/cron internal/store internal/directory",
+	"internal/scheduler": "internal/ledger internal/compose internal/cron internal/store internal/directory internal/fault",
 	"internal/dispatch":  "internal/ledger internal/store",
 	"internal/delivery":  "internal/lifecycle internal/signature internal/wire internal/egress",
 	"internal/egress":    "-",

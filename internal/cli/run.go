@@ -101,6 +101,7 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 	cfg.Listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
 	cfg.Logger = telemetry.NewLogger(a.err, s.Log)
 	cfg.Hook = a.hook
+	cfg.EnsureUsers = true // a start that was cut off may have made some of them only
 	for i, u := range wire.DevUsers() {
 		name := "defaultUser"
 		if i > 0 {

@@ -77,7 +77,9 @@ func (d *Dispatcher) keepLease(ctx context.Context) {
 func (d *Dispatcher) recover(ctx context.Context) {
 	expired, err := d.engine.Expired(ctx)
 	if err != nil {
-		d.log.Warn("expired nodes not read", "err", err)
+		if ctx.Err() == nil {
+			d.log.Warn("expired nodes not read", "err", err)
+		}
 		return
 	}
 	for _, n := range expired {

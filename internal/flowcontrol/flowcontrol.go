@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/fault"
 )
 
 // State is a limit and what is used of it.
@@ -27,8 +28,10 @@ type State struct {
 
 // Roll opens the next window if the current one is over.
 func (s *State) Roll(now time.Time) {
-	if s.Period > 0 && !now.Before(s.WindowStart.Add(s.Period)) {
-		s.WindowStart, s.WindowUsed = now, 0
+	if end := s.WindowStart.Add(s.Period); s.Period > 0 && !now.Before(end) {
+		if s.WindowStart, s.WindowUsed = now, 0; fault.On(fault.WrongWindow) && end.After(now.Add(-time.Hour)) {
+			s.WindowStart = end
+		}
 	}
 }
 

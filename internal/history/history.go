@@ -105,38 +105,52 @@ func ended(m *posthaste.Message, a *posthaste.Attempt) []*posthaste.LogEntry {
 	return []*posthaste.LogEntry{{At: a.EndedAt, Message: m, State: posthaste.StateError, Attempt: a, Number: a.Number}, last}
 }
 
-func compare(a, b *posthaste.LogEntry) int {
-	if c := a.At.Compare(b.At); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.Message.ID, b.Message.ID); c != 0 {
-		return c
-	}
-	return a.Compare(b)
-}
+func compare(a, b *posthaste.LogEntry) int { return placeOf(a).compare(placeOf(b)) }
 
 // place is the position of an entry in the total order.
 type place struct {
-	at     time.Time
-	id     posthaste.MessageID
-	number int
-	state  posthaste.LogState
+	at  time.Time
+	id  posthaste.MessageID
+	sub int // among the entries of one message at one moment
 }
 
-func placeOf(e *posthaste.LogEntry) place { return place{e.At, e.Message.ID, e.Number, e.State} }
+// Positions before and behind all entries of one message at one moment.
+const (
+	subFirst = -1
+	subLast  = math.MaxInt32
+)
+
+func placeOf(e *posthaste.LogEntry) place { return place{e.At, e.Message.ID, subOf(e)} }
+
+// subOf orders entries of one message at one moment: acceptance, the request to cancel, then attempt by attempt.
+func subOf(e *posthaste.LogEntry) int {
+	attempt := 16 * (e.Number + 1)
+	switch e.State {
+	case posthaste.StateCreated:
+		return 0
+	case posthaste.StateCancelRequested:
+		return 1
+	case posthaste.StateActive:
+		return attempt
+	case posthaste.StateError:
+		return attempt + 1
+	case posthaste.StateRetry:
+		return attempt + 2
+	case posthaste.StateDelivered, posthaste.StateFailed, posthaste.StateCanceled:
+		return attempt + 3
+	}
+	return subLast
+}
 
 func (p place) compare(o place) int {
-	a := posthaste.LogEntry{At: p.at, Number: p.number, State: p.state}
-	b := posthaste.LogEntry{At: o.at, Number: o.number, State: o.state}
-	return cmp.Or(p.at.Compare(o.at), strings.Compare(string(p.id), string(o.id)), a.Compare(&b))
+	return cmp.Or(p.at.Compare(o.at), strings.Compare(string(p.id), string(o.id)), cmp.Compare(p.sub, o.sub))
 }
 
-// cursor spells a position: "<ms>-<µs>.<id>.<number>.<state>".
+// cursor spells a position: "<ms>-<µs>.<id>.<sub>".
 func (p place) cursor() string {
 	us := p.at.UnixMicro()
 	return wire.Cursor{
-		Millis: us / 1000,
-		Rest:   strconv.FormatInt(us%1000, 10) + "." + string(p.id) + "." + strconv.Itoa(p.number) + "." + string(p.state),
+		Millis: us / 1000, Rest: strconv.FormatInt(us%1000, 10) + "." + string(p.id) + "." + strconv.Itoa(p.sub+1),
 	}.String()
 }
 
@@ -151,23 +165,21 @@ func parsePlace(c *wire.Cursor, desc bool) (place, error) {
 		if desc {
 			at = at.Add(time.Millisecond)
 		}
-		return place{at: at, number: -1}, nil
+		return place{at: at, sub: subFirst}, nil
 	}
 	parts := strings.Split(c.Rest, ".")
-	if len(parts) != 4 {
+	if len(parts) != 3 {
 		return place{}, bad
 	}
 	us, err := strconv.ParseInt(parts[0], 10, 64)
 	if err != nil || us < 0 || us > 999 {
 		return place{}, bad
 	}
-	n, err := strconv.Atoi(parts[2])
+	n, err := strconv.ParseInt(parts[2], 10, 32)
 	if err != nil {
 		return place{}, bad
 	}
-	return place{
-		at: time.UnixMicro(c.Millis*1000 + us).UTC(), id: posthaste.MessageID(parts[1]), number: n, state: posthaste.LogState(parts[3]),
-	}, nil
+	return place{at: time.UnixMicro(c.Millis*1000 + us).UTC(), id: posthaste.MessageID(parts[1]), sub: int(n) - 1}, nil
 }
 
 // Page returns log entries that pass the filter, and a cursor if there may be more.
@@ -348,11 +360,10 @@ type row struct {
 
 // place returns the position behind all entries of a row.
 func (r *row) place(desc bool) place {
-	p := place{at: r.At, id: r.ID, number: math.MaxInt32, state: "~"}
 	if desc {
-		p.number, p.state = -1, ""
+		return place{r.At, r.ID, subFirst}
 	}
-	return p
+	return place{r.At, r.ID, subLast - 1}
 }
 
 // next takes the next row in order from the streams; nil at the end.

@@ -192,6 +192,10 @@ func publish(c *call) error {
 		return err
 	}
 	if wire.HasCron(item.Input) {
+		// A schedule outlives the request, so it takes more than the right to publish.
+		if err := c.authenticate(endpoint{action: auth.Manage}); err != nil {
+			return err
+		}
 		return c.schedule(item)
 	}
 	return c.publish(item)

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/fault"
 	"github.com/posthaste/posthaste/internal/store"
 )
 
@@ -63,7 +64,7 @@ func (op *Cancel) Decide(v *store.View, c *store.Changes) error {
 		c.Marks = append(c.Marks, store.Mark{Tenant: t.Tenant, Message: t.ID, State: posthaste.StateCancelRequested, At: v.Now})
 		switch t.Phase {
 		case posthaste.PhaseClaimed:
-			t.Cancel = true
+			t.Cancel = !fault.On(fault.LostCancel)
 			w.put(t)
 			continue
 		case posthaste.PhaseWaiting:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/fault"
 	"github.com/posthaste/posthaste/internal/store"
 )
 
@@ -190,7 +191,8 @@ func (op *Release) Decide(v *store.View, c *store.Changes) error {
 
 // owns reports whether the stored ticket still carries the claim.
 func owns(stored, claim *store.Ticket) bool {
-	return stored != nil && stored.Phase == posthaste.PhaseClaimed && stored.Node == claim.Node && stored.Fence == claim.Fence
+	return stored != nil && stored.Phase == posthaste.PhaseClaimed &&
+		(stored.Node == claim.Node && stored.Fence == claim.Fence || fault.On(fault.NoFence))
 }
 
 // unclaim ends a claim whose attempt does not count.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/fault"
 	"github.com/posthaste/posthaste/internal/store"
 )
 
@@ -286,6 +287,9 @@ func (w *work) unpark(t *store.Ticket) {
 func (w *work) promote(g *gateWork) {
 	for len(g.list) > 0 && (g.whole || len(g.list) > 1) {
 		h := g.list[0]
+		if fault.On(fault.SkipWaiting) && len(g.list) > 2 {
+			h = g.list[1]
+		}
 		if !w.named(h) {
 			return
 		}
@@ -394,7 +398,7 @@ func (w *work) resolve(t *store.Ticket, open int) {
 	if s == nil {
 		return // nobody holds it any more
 	}
-	if s.Open += open - 1; s.Open <= 0 {
+	if s.Open += open - 1; s.Open <= 0 || fault.On(fault.EarlySlot) {
 		s.Open = 0
 		q.InUse = max(0, q.InUse-1)
 		q.touched = true

@@ -15,6 +15,7 @@ import (
 	"github.com/posthaste/posthaste/internal/compose"
 	"github.com/posthaste/posthaste/internal/cron"
 	"github.com/posthaste/posthaste/internal/directory"
+	"github.com/posthaste/posthaste/internal/fault"
 	"github.com/posthaste/posthaste/internal/ledger"
 	"github.com/posthaste/posthaste/internal/store"
 )
@@ -223,6 +224,9 @@ func (s *Scheduler) compose(ctx context.Context, tenant *directory.Tenant, r *di
 		for _, e := range g.Endpoints {
 			targets = append(targets, compose.Target{URL: e.URL, Group: g.Name, Endpoint: e.Name})
 		}
+	}
+	if fault.On(fault.DoubleTick) {
+		targets = append(targets, targets...)
 	}
 	for _, t := range targets {
 		d := compose.Tick(&r.Message, t, f.Ref.Schedule, f.At)

@@ -43,6 +43,8 @@ type Config struct {
 
 	// Users are the tenants to be created on an empty store, the first one's token being printed by the caller.
 	Users []broker.NewTenant
+	// EnsureUsers creates those of Users whose token the store does not know even if it is not empty.
+	EnsureUsers bool
 	// Forbidden tokens make New fail if the store knows them: those of the development server, in production.
 	Forbidden []string
 
@@ -63,6 +65,8 @@ type Config struct {
 	Poll   time.Duration
 	Clock  *clock.Clock // nil: real time
 	Logger *slog.Logger
+	// Engine is used instead of opening Data, if it is set. Stop closes it.
+	Engine store.Engine
 	// Transport replaces the network that deliveries go through; nil: the egress guard's client. Tests set it.
 	Transport http.RoundTripper
 	// Hook is called at named points by crash tests; nil otherwise.
@@ -118,11 +122,13 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}()
 
-	engine, err := sqlite.Open(ctx, sqlite.Config{
-		Path: cfg.Data, InMemory: cfg.Data == "", Clock: s.clock, Log: s.log, Hook: cfg.Hook,
-	})
-	if err != nil {
-		return nil, err
+	engine := cfg.Engine
+	if engine == nil {
+		if engine, err = openStore(ctx, sqlite.Config{
+			Path: cfg.Data, InMemory: cfg.Data == "", Clock: s.clock, Log: s.log, Hook: cfg.Hook,
+		}); err != nil {
+			return nil, err
+		}
 	}
 	s.engine = engine
 	s.onStop("close the store", func(context.Context) error { return engine.Close() })
@@ -212,11 +218,20 @@ func (s *Server) admitUsers(ctx context.Context) error {
 		}
 	}
 	tenants, err := s.engine.Tenants(ctx, 0, 1)
-	if err != nil || len(tenants) > 0 {
+	if err != nil || len(tenants) > 0 && !s.cfg.EnsureUsers {
 		return err
 	}
 	admin := broker.NewAdmin(s.engine)
 	for _, u := range s.cfg.Users {
+		if u.Token != "" {
+			row, err := s.engine.FindConfig(ctx, store.ConfigToken, directory.TokenHash(u.Token))
+			if err != nil {
+				return err
+			}
+			if row != nil {
+				continue
+			}
+		}
 		made, err := admin.CreateTenant(ctx, u)
 		if err != nil {
 			return fmt.Errorf("create the first tenant: %w", err)
@@ -365,6 +380,15 @@ func (s *Server) retain(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// openStore opens SQLite as what the rest knows it as: nil is no engine then.
+func openStore(ctx context.Context, cfg sqlite.Config) (store.Engine, error) {
+	e, err := sqlite.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // OpenStore opens the store of a data file without joining it as a node, for commands that change tenants and tokens. The

@@ -101,8 +101,8 @@ func TestParseDestination(t *testing.T) {
 			if d := cmp.Diff(tt.pairs, pairs); d != "" {
 				t.Error(d)
 			}
-			if token, _ := wire.TokenFromQuery(rawQuery); token != tt.token {
-				t.Errorf("token: got %q, want %q", token, tt.token)
+			if token, ok := wire.TokenFromQuery(rawQuery); token != tt.token || ok != (tt.token != "") {
+				t.Errorf("token: got %q, %v, want %q", token, ok, tt.token)
 			}
 		})
 	}

@@ -381,6 +381,14 @@ func TestAppendCallback(t *testing.T) {
 		"sourceHeader":{},"sourceBody":"","notBefore":1700000000000,"createdAt":1700000000000,"callerIP":""}`)
 }
 
+// An answer without a body is not told as its error.
+func TestAppendCallbackEmptyAnswer(t *testing.T) {
+	got := string(wire.AppendCallback(nil, plain(), &posthaste.Attempt{Status: 500, Error: "500 Internal Server Error"}, ""))
+	if !strings.HasPrefix(got, `{"status":500,"header":{},"body":"",`) {
+		t.Errorf("got %s", got)
+	}
+}
+
 // The redaction of a message holds for what its callbacks repeat of it, wherever those are shown.
 func TestRedactedCallback(t *testing.T) {
 	source := full()

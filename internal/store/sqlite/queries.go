@@ -466,7 +466,8 @@ func (q *queries) readLog(tenant posthaste.TenantID, stream store.LogStream, fro
 		if p.Desc {
 			s = q.createdDown
 		}
-		if id == "" {
+		if at, _, ok := id.Parts(); !ok || !at.Equal(from.At) {
+			// The position is the time of an entry of a message that came before.
 			id = posthaste.FirstMessageID(from.At)
 			if !p.Desc {
 				id = id[:len(id)-1] // before an id of that moment, even the first
