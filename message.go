@@ -34,7 +34,7 @@ type Message struct {
 	Flow     []FlowControl // at most [MaxFlowKeys]
 	Priority int           // 0 (first) to 9, among messages that wait for one flow key
 	Labels   []string
-	Redact   Redaction
+	Redact   Redaction // of a callback: its source's
 	CallerIP string
 
 	// Callbacks only: the message whose attempt caused this one.

@@ -8,7 +8,8 @@ import (
 )
 
 // Callback returns the message that tells cb of an attempt of m. A callback inherits the caller's address and the number of
-// retries, and nothing else: no labels, group, schedule, queue or callbacks.
+// retries, and nothing else: no labels, group, schedule, queue or callbacks. What the source redacts is redacted where the API
+// shows the callback, whose body quotes the source.
 func Callback(cb *posthaste.Callback, m *posthaste.Message, a *posthaste.Attempt, dead posthaste.DeadLetterID) Draft {
 	retries := m.MaxRetries
 	if cb.Retries != nil {
@@ -25,6 +26,7 @@ func Callback(cb *posthaste.Callback, m *posthaste.Message, a *posthaste.Attempt
 		Timeout:    cb.Timeout,
 		Delay:      cb.Delay,
 		Flow:       cb.Flow,
+		Redact:     m.Redact,
 		CallerIP:   m.CallerIP,
 		Source:     m.ID,
 	}

@@ -126,7 +126,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	h.cors(c)
-	rt := match(r.URL.EscapedPath())
+	rt := match(rawPath(r))
 	if rt == nil {
 		c.fail(&posthaste.Error{Code: posthaste.CodeNotFound, Message: "no such route: " + shorten(r.URL.Path)})
 		return
@@ -148,6 +148,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		c.fail(err)
 	}
+}
+
+// rawPath returns the path as it was sent. URL.EscapedPath would write some bytes anew.
+func rawPath(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		path, _, _ := strings.Cut(r.RequestURI, "?")
+		return path
+	}
+	return r.URL.EscapedPath()
 }
 
 func shorten(s string) string {

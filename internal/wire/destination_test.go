@@ -64,6 +64,8 @@ func TestParseDestination(t *testing.T) {
 		{target: "/v2/publish/https://a.b/pause", want: toURL("https://a.b/pause")},
 
 		// Besides the known vectors.
+		{target: "/v2/publish/https://a.b?k=v&upstash-retries=3", want: toURL("https://a.b?k=v"), pairs: []wire.Pair{{Name: "upstash-retries", Value: "3"}}},
+		{target: "/v2/publish/https://a.b?k=v&qstash_token=T", want: toURL("https://a.b?k=v"), token: "T"},
 		{target: "/v2/publish/hTTp:/a.b?b=1&a=2&b=1&&c", want: toURL("hTTp://a.b?b=1&a=2&b=1&&c")},
 		{target: "/v2/publish/HTTPS%3a%2F%2Fa.b%2F%2520%2F", want: toURL("HTTPS://a.b/%20/")},
 		{target: "/v2/publish/https%3A%2F%2Fa.b%3Fk%3Dv%23f?x=1", want: toURL("https://a.b?k=v&x=1#f")},

@@ -427,6 +427,11 @@ func TestRedactedCallback(t *testing.T) {
 		}
 	}
 
+	callback.Redact = posthaste.Redaction{Headers: true}
+	if shown := string(wire.AppendMessage(nil, callback)); !strings.Contains(shown, b64("secret")) || !strings.Contains(shown, sha("text/plain")) {
+		t.Errorf("%s: redacted more or less than the headers", shown)
+	}
+
 	callback.Body = []byte("no callback's body")
 	if shown := string(wire.AppendMessage(nil, callback)); !strings.Contains(shown, sha("no callback's body")) {
 		t.Errorf("%s: an unreadable body was not redacted", shown)
