@@ -125,12 +125,18 @@ func smaller[T int | int64 | time.Duration](a, b T) T {
 // maxStale bounds how often a request is prepared again because the configuration changed under it.
 const maxStale = 10
 
-// retryStale runs f with a principal whose configuration is read anew as long as f finds it outdated.
+// retryStale runs f with a principal whose configuration is read anew as long as f finds it outdated. What f refuses before it
+// has asked the store may be due to an outdated configuration, too.
 func (b *Broker) retryStale(ctx context.Context, p *directory.Principal, f func(p *directory.Principal) error) error {
 	for range maxStale {
 		err := f(p)
+		if err == nil {
+			return nil
+		}
 		if !errors.Is(err, store.ErrStale) {
-			return err
+			if v, e := b.engine.Version(ctx, p.Tenant.ID); e != nil || v == p.Tenant.Version {
+				return err
+			}
 		}
 		tenant, err := b.dir.Reload(ctx, p.Tenant.ID)
 		if err != nil {
@@ -169,3 +175,12 @@ func (b *Broker) Ready(ctx context.Context) error {
 
 // MaxBody returns the largest message, in bytes, that the principal may publish.
 func (b *Broker) MaxBody(p *directory.Principal) int64 { return b.limits(p.Tenant).MaxBody }
+
+// FreshMaxBody is MaxBody by the configuration that the store has now.
+func (b *Broker) FreshMaxBody(ctx context.Context, p *directory.Principal) int64 {
+	t, err := b.dir.Fresh(ctx, p.Tenant.ID)
+	if err != nil || t == nil {
+		t = p.Tenant
+	}
+	return b.limits(t).MaxBody
+}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -138,17 +139,21 @@ func (b *Broker) deadByID(ctx context.Context, p *directory.Principal, f wire.De
 		if err != nil {
 			return nil, "", err
 		}
-		if f.Count > 0 && len(page) == f.Count {
-			break
+		if matchDead(d.Letter, d.Message, &f) {
+			page = append(page, d)
 		}
-		page = append(page, d)
 	}
 	slices.SortFunc(page, func(a, b Dead) int {
 		if f.LatestFirst {
 			a, b = b, a
 		}
-		return a.Letter.At.Compare(b.Letter.At)
+		_, x, _ := a.Letter.ID.Parts()
+		_, y, _ := b.Letter.ID.Parts()
+		return cmp.Or(cmp.Compare(a.Letter.At.UnixMilli(), b.Letter.At.UnixMilli()), cmp.Compare(x, y))
 	})
+	if f.Count > 0 && len(page) > f.Count {
+		page = page[:f.Count]
+	}
 	return page, "", nil
 }
 

@@ -22,7 +22,7 @@ func scheduleKey(p *directory.Principal, id posthaste.ScheduleID) store.ConfigKe
 
 func newScheduleID() posthaste.ScheduleID {
 	var r [20]byte
-	rand.Read(r[:]) //nolint:errcheck // crypto/rand.Read never fails
+	rand.Read(r[:]) // never fails
 	return posthaste.ScheduleID("scd_" + posthaste.EncodeBase58(r[:], 28))
 }
 

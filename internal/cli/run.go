@@ -94,7 +94,7 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 	if _, ok := directory.PlanByName(s.Quota); !ok {
 		return posthaste.Errorf(posthaste.CodeInvalid, "quota: %q is none of %s", s.Quota, directory.PlanNames())
 	}
-	cfg, err := s.settings.server(true)
+	cfg, err := s.server(true)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (a *app) serveCommand() *cobra.Command {
 }
 
 func (a *app) serve(ctx context.Context, s serveSettings) error {
-	cfg, err := s.settings.server(false)
+	cfg, err := s.server(false)
 	if err != nil {
 		return err
 	}

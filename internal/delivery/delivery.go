@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -81,7 +82,7 @@ func (d *Deliverer) send(ctx context.Context, m *posthaste.Message, retried int,
 	if err != nil {
 		return failure(ctx, err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // what was wanted of it has been read
 	body, err := d.read(resp)
 	res := &lifecycle.Result{Status: resp.StatusCode, Header: posthaste.Header(resp.Header), Body: body}
 	if err != nil {
@@ -119,9 +120,7 @@ func (d *Deliverer) request(ctx context.Context, m *posthaste.Message, retried i
 		return nil, err
 	}
 	h := make(http.Header, len(m.Header)+8)
-	for name, values := range m.Header {
-		h[name] = values
-	}
+	maps.Copy(h, m.Header)
 	if _, ok := h[wire.HeaderUserAgent]; !ok {
 		h[wire.HeaderUserAgent] = userAgent
 	}
@@ -130,7 +129,7 @@ func (d *Deliverer) request(ctx context.Context, m *posthaste.Message, retried i
 	}
 	if s := d.sign(m.Tenant); s != nil {
 		var r signature.Random
-		rand.Read(r[:]) //nolint:errcheck // crypto/rand.Read never fails
+		rand.Read(r[:]) // never fails
 		h[wire.HeaderSignature] = []string{s.Sign(signature.Delivery{URL: m.URL, Body: m.Body, ID: signature.NewTokenID(r), At: now})}
 	}
 	own := [...]string{string(m.ID), strconv.Itoa(retried), d.cfg.Region, m.Group, string(m.Schedule), m.CallerIP}

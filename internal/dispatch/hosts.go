@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -75,9 +76,7 @@ func (h *hosts) limit(ref store.GateRef, s *host) {
 		return
 	}
 	next := make(map[store.GateRef]int, len(h.limited)+1)
-	for k, v := range h.limited {
-		next[k] = v
-	}
+	maps.Copy(next, h.limited)
 	if room < 0 {
 		delete(next, ref)
 	} else {

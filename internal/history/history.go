@@ -23,7 +23,8 @@ import (
 // Bounds of one page.
 const (
 	maxScan  = 4000 // rows read
-	chunk    = 256  // rows of a stream read at a time
+	minChunk = 16   // rows of a stream read at a time
+	maxChunk = 256
 	maxByIDs = 1000 // messages named by a filter
 )
 
@@ -117,27 +118,27 @@ type place struct {
 // Positions before and behind all entries of one message at one moment.
 const (
 	subFirst = -1
-	subLast  = math.MaxInt32
+	subLast  = 99
 )
 
-func placeOf(e *posthaste.LogEntry) place { return place{e.At, e.Message.ID, subOf(e)} }
+func placeOf(e *posthaste.LogEntry) place { return place{e.At, e.Message.ID, subOf(e.State)} }
 
-// subOf orders entries of one message at one moment: acceptance, the request to cancel, then attempt by attempt.
-func subOf(e *posthaste.LogEntry) int {
-	attempt := 16 * (e.Number + 1)
-	switch e.State {
+// subOf orders entries of one message at one moment. All of them come from one operation, because operations have moments of
+// their own: an acceptance with its first start, a settlement, a cancel.
+func subOf(s posthaste.LogState) int {
+	switch s {
 	case posthaste.StateCreated:
 		return 0
-	case posthaste.StateCancelRequested:
-		return 1
 	case posthaste.StateActive:
-		return attempt
+		return 1
+	case posthaste.StateCancelRequested:
+		return 2
 	case posthaste.StateError:
-		return attempt + 1
+		return 3
 	case posthaste.StateRetry:
-		return attempt + 2
+		return 4
 	case posthaste.StateDelivered, posthaste.StateFailed, posthaste.StateCanceled:
-		return attempt + 3
+		return 5
 	}
 	return subLast
 }
@@ -300,8 +301,6 @@ func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error
 		return nil, "", err
 	}
 	var page []*posthaste.LogEntry
-	var last place
-	scanned := 0
 	var batch []row
 	flush := func() error {
 		got, err := p.resolve(ctx, batch)
@@ -309,37 +308,38 @@ func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error
 		page = append(page, got...)
 		return err
 	}
-	for {
-		best, err := p.next(ctx, streams, &running)
+	full := func() bool {
+		if len(page) > p.f.Count {
+			page = page[:p.f.Count]
+			return true
+		}
+		return false
+	}
+	var last row
+	for scanned := 0; ; scanned++ {
+		next, err := p.next(ctx, streams, &running)
 		if err != nil {
 			return nil, "", err
 		}
-		if best == nil || p.beyond(best.At) {
-			if err := flush(); err != nil {
-				return nil, "", err
+		end := next == nil || p.beyond(next.At)
+		// A page ends, and a batch is resolved, only where the moment or the message changes.
+		if end || scanned > 0 && (!next.At.Equal(last.At) || next.ID != last.ID) {
+			if end || len(batch) >= max(64, p.f.Count+1-len(page)) || scanned >= maxScan {
+				if err := flush(); err != nil {
+					return nil, "", err
+				}
 			}
-			if len(page) > p.f.Count {
-				page = page[:p.f.Count]
+			switch {
+			case full():
 				return page, placeOf(page[len(page)-1]).cursor(), nil
-			}
-			return page, "", nil
-		}
-		batch = append(batch, *best)
-		scanned++
-		last = best.place(p.desc)
-		// One entry more than the page holds tells whether there is a next page.
-		if len(batch) >= chunk || len(page)+len(batch) > p.f.Count || scanned >= maxScan {
-			if err := flush(); err != nil {
-				return nil, "", err
-			}
-			if len(page) > p.f.Count {
-				page = page[:p.f.Count]
-				return page, placeOf(page[len(page)-1]).cursor(), nil
-			}
-			if scanned >= maxScan {
-				return page, last.cursor(), nil
+			case end:
+				return page, "", nil
+			case scanned >= maxScan:
+				return page, last.place(p.desc).cursor(), nil
 			}
 		}
+		batch = append(batch, *next)
+		last = *next
 	}
 }
 
@@ -363,7 +363,7 @@ func (r *row) place(desc bool) place {
 	if desc {
 		return place{r.At, r.ID, subFirst}
 	}
-	return place{r.At, r.ID, subLast - 1}
+	return place{r.At, r.ID, subLast}
 }
 
 // next takes the next row in order from the streams; nil at the end.
@@ -372,11 +372,11 @@ func (p *pager) next(ctx context.Context, streams []*stream, running *[]row) (*r
 	var best *row
 	for _, s := range streams {
 		if len(s.rows) == 0 && !s.done {
-			rows, err := p.r.LogRows(ctx, p.tenant, s.kind, s.pos, store.Page{Limit: chunk, Desc: p.desc})
+			rows, err := p.r.LogRows(ctx, p.tenant, s.kind, s.pos, store.Page{Limit: p.chunk(), Desc: p.desc})
 			if err != nil {
 				return nil, err
 			}
-			s.rows, s.done = rows, len(rows) < chunk
+			s.rows, s.done = rows, len(rows) < p.chunk()
 			if len(rows) > 0 {
 				s.pos = rows[len(rows)-1].LogPos
 			}
@@ -466,25 +466,30 @@ func (p *pager) resolve(ctx context.Context, rows []row) ([]*posthaste.LogEntry,
 			need[m.ID] = m
 		}
 	}
-	seen := make(map[place]bool)
 	var out []*posthaste.LogEntry
-	for i := range rows {
-		m := need[rows[i].ID]
-		if m == nil || !Match(m, &p.f.Filter) {
-			continue
+	for i := 0; i < len(rows); {
+		// What one message logged at one moment is put in order together.
+		var entries []*posthaste.LogEntry
+		first := i
+		for ; i < len(rows) && rows[i].At.Equal(rows[first].At) && rows[i].ID == rows[first].ID; i++ {
+			if m := need[rows[i].ID]; m != nil && Match(m, &p.f.Filter) {
+				entries = append(entries, rows[i].entries(m)...)
+			}
 		}
-		entries := rows[i].entries(m)
 		p.sort(entries)
 		for _, e := range entries {
-			// An attempt that ended during the reading is there as a running one, too.
-			if k := placeOf(e); p.wanted(e.At, e.State) && p.ahead(e) && !seen[k] {
-				seen[k] = true
+			// An attempt that ended during the reading is there as a running one, too. It was shown then.
+			if p.wanted(e.At, e.State) && p.ahead(e) {
+				p.after, p.begun = placeOf(e), true
 				out = append(out, e)
 			}
 		}
 	}
 	return out, nil
 }
+
+// chunk returns how many rows of a stream are read at a time.
+func (p *pager) chunk() int { return min(max(p.f.Count+1, minChunk), maxChunk) }
 
 // any reports whether some entry of a row can pass the filter, so that its message is worth reading.
 func (p *pager) any(r *row) bool {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/broker"
 	"github.com/posthaste/posthaste/internal/wire"
 )
@@ -22,7 +23,7 @@ func batch(c *call) error {
 		}
 	}
 	known := c.r.ContentLength >= 0
-	reader := wire.NewBatchReader(http.MaxBytesReader(c.w, c.r.Body, most), c.h.broker.MaxBody(c.who))
+	reader := wire.NewBatchReader(http.MaxBytesReader(c.w, c.r.Body, most), most)
 	var items []broker.Item
 	for {
 		it, err := reader.Next()
@@ -30,9 +31,8 @@ func batch(c *call) error {
 			break
 		}
 		if err != nil {
-			var large *http.MaxBytesError
-			if errors.As(err, &large) {
-				return tooLarge(most)
+			if posthaste.CodeOf(err) == posthaste.CodeInternal {
+				return bodyError(err) // the reading failed, not the decoding
 			}
 			return err
 		}

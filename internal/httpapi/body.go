@@ -43,11 +43,14 @@ func (c *call) hold(n int64) error {
 	return nil
 }
 
-// body reads the request's body. limit is the size of the tenant's largest message: what is larger is refused by its name, and
-// what is over the server's own cap is refused without a look.
-func (c *call) body(limit int64) ([]byte, error) {
-	most := c.h.cfg.MaxBody
+// body reads the body of a message. What is larger than the tenant's largest message is refused by that name, and what is over
+// the server's own cap is refused without a look.
+func (c *call) body() ([]byte, error) {
+	most, limit := c.h.cfg.MaxBody, c.h.broker.MaxBody(c.who)
 	n := c.r.ContentLength
+	if n < 0 || n > limit {
+		limit = c.h.broker.FreshMaxBody(c.r.Context(), c.who)
+	}
 	switch {
 	case n == 0:
 		return nil, nil

@@ -174,7 +174,7 @@ func (c *call) item(rest, queue string) (broker.Item, error) {
 	if err != nil {
 		return broker.Item{}, err
 	}
-	body, err := c.body(c.h.broker.MaxBody(c.who))
+	body, err := c.body()
 	if err != nil {
 		return broker.Item{}, err
 	}

@@ -8,8 +8,9 @@
 //
 //  1. Do returns nil only after the operation's changes are durable. An error means that none of them is, except when the
 //     code is unavailable and the store broke during the commit; then the submitter reads to find out.
-//  2. Operations are atomic and serializable in the order in which Decide saw them. View.Now never goes back, and ids made
-//     from it sort in the order of commits on one node.
+//  2. Operations are atomic and serializable in the order in which Decide saw them. Each has a View.Now of its own, later
+//     than that of every operation it can have seen; so the log tells the order of operations on one message, and ids sort
+//     in the order of operations of one node.
 //  3. An error from one Decide drops that operation's changes and no other's, although a commit carries many.
 //  4. The rows an operation names are locked before anything is written, in this order: config (only when changed), quota,
 //     tick, dedup, gates, slots, dead letters, tickets; each sorted by key.

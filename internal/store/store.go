@@ -94,8 +94,8 @@ func NewGateRef(shards int, tenant posthaste.TenantID, kind Kind, name string) G
 	r := GateRef{Kind: kind, Tenant: tenant, Name: name}
 	if shards > 1 {
 		h := fnv.New32a()
-		h.Write([]byte{byte(kind), byte(tenant), byte(tenant >> 8), byte(tenant >> 16), byte(tenant >> 24)}) //nolint:errcheck // never fails
-		h.Write([]byte(name))                                                                                //nolint:errcheck // never fails
+		h.Write([]byte{byte(kind), byte(tenant), byte(tenant >> 8), byte(tenant >> 16), byte(tenant >> 24)})
+		h.Write([]byte(name))
 		r.Shard = int16(h.Sum32() % uint32(shards))
 	}
 	return r
@@ -318,7 +318,7 @@ type Want struct {
 // View is what an engine found. Lists have the order of Want's; an absent row is nil. Everything in it belongs to the
 // operation until Decide returns: it may change the rows and hand them to Changes.
 type View struct {
-	Now      time.Time // UTC, whole microseconds; the same for all of one commit
+	Now      time.Time // UTC, whole microseconds; later than that of every operation decided before
 	Versions []int64   // 0: no such tenant
 	Config   []*ConfigRow
 	Quota    []int64
