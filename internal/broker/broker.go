@@ -52,6 +52,7 @@ type Config struct {
 	DedupWindow      time.Duration // 0: 60 s
 	ResolveOnPublish bool          // look names up when a message is published
 	LLM              string        // URL of the OpenAI-compatible service behind the built-in LLM destination; empty: none
+	Accepted         func(n int)   // told of messages that were published; nil: nobody is
 	Scheduled        func()        // called when a schedule's next tick changed; nil: nobody needs to know
 	Logger           *slog.Logger
 }

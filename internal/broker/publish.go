@@ -96,6 +96,15 @@ func (b *Broker) accept(ctx context.Context, op *ledger.Accept) error {
 		return err
 	}
 	b.start.Begin(node, &op.Outcome)
+	if b.cfg.Accepted != nil {
+		n := 0
+		for _, d := range op.Drafts {
+			if !d.Duplicate && !d.Gone {
+				n++
+			}
+		}
+		b.cfg.Accepted(n)
+	}
 	return nil
 }
 

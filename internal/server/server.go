@@ -122,10 +122,12 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}()
 
+	s.metrics = telemetry.NewMetrics(telemetry.MetricsConfig{Version: cfg.Version, Outcomes: outcomes()})
 	engine := cfg.Engine
 	if engine == nil {
 		if engine, err = openStore(ctx, sqlite.Config{
 			Path: cfg.Data, InMemory: cfg.Data == "", Clock: s.clock, Log: s.log, Hook: cfg.Hook,
+			Committed: s.metrics.Committed, CommitFailed: s.metrics.CommitFailed,
 		}); err != nil {
 			return nil, err
 		}
@@ -141,7 +143,6 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 
-	s.metrics = telemetry.NewMetrics(telemetry.MetricsConfig{Version: cfg.Version, Outcomes: outcomes()})
 	s.dir = directory.New(engine)
 	nonces := ledger.NewNonces()
 
@@ -173,7 +174,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		FireMissed: cfg.FireMissed, Poll: cfg.Poll, Ticked: s.metrics.Ticked, Logger: s.log,
 	})
 	cfg.Broker.Logger = s.log
-	cfg.Broker.Scheduled = s.sched.Wake
+	cfg.Broker.Scheduled, cfg.Broker.Accepted = s.sched.Wake, s.metrics.Accepted
 	s.broker = broker.New(broker.Deps{
 		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp, Hosts: s.disp,
 	}, cfg.Broker)

@@ -127,7 +127,7 @@ func (e *Engine) checkpoints() {
 		}
 		if conn == nil {
 			var err error
-			if conn, err = e.connect(sqlite.OpenReadWrite, "synchronous = FULL", "cache_size = -1024"); err != nil {
+			if conn, err = e.connect(sqlite.OpenReadWrite, "synchronous = FULL", "cache_size = 16"); err != nil {
 				e.log.Warn("open the data file for checkpoints", "error", err)
 				continue
 			}

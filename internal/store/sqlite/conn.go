@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"modernc.org/libc"
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
@@ -20,6 +21,35 @@ type conn struct {
 	count *atomic.Int64 // statements run, of the engine
 	err   error         // the first failure to prepare
 	buf   []byte        // for records that are read
+
+	arena
+	bindErr error // the first failure to bind a value since the last step
+
+	// rows tells which message belongs to which ticket or content that the current operation read or wrote. Only the
+	// writer notes it.
+	note bool
+	rows []messageRow
+	next int // of rows, where to look first
+}
+
+type messageRow struct {
+	id posthaste.MessageID
+	n  int64
+}
+
+// rowOf returns the n of a message that was noted; 0 if it was not. Operations mostly write in the order in which they read.
+func (c *conn) rowOf(id posthaste.MessageID) int64 {
+	for range c.rows {
+		if c.next >= len(c.rows) {
+			c.next = 0
+		}
+		r := &c.rows[c.next]
+		c.next++
+		if r.id == id {
+			return r.n
+		}
+	}
+	return 0
 }
 
 // connect opens a connection that never checkpoints by itself: see checkpoint.go.
@@ -49,23 +79,41 @@ const busyTimeout = 5 * time.Second
 type stmt struct {
 	*sqlite.Stmt
 	c *conn
+	h uintptr
 }
 
 // prepare prepares a statement for the life of the connection and notes a failure in c.err.
 func (c *conn) prepare(query string) stmt {
 	s, err := c.Prepare(query)
-	if err != nil && c.err == nil {
+	if err == nil {
+		var h uintptr
+		if c.tls, h, err = handles(c.Conn, s); err == nil {
+			if c.start == 0 {
+				c.start = libc.Xmalloc(c.tls, arenaSize)
+			}
+			return stmt{s, c, h}
+		}
+	}
+	if c.err == nil {
 		c.err = fmt.Errorf("prepare %q: %w", query, err)
 	}
-	return stmt{s, c}
+	return stmt{s, c, 0}
 }
 
-// row steps to the next row and resets the statement when there is none or it fails.
+// Close closes the connection and frees its memory.
+func (c *conn) Close() error {
+	if c.start != 0 {
+		libc.Xfree(c.tls, c.start)
+		c.start = 0
+	}
+	return c.Conn.Close()
+}
+
+// row steps to the next row. The statement is over when there is none or it fails.
 func (s stmt) row() (bool, error) {
-	ok, err := s.Step()
+	ok, err := s.step()
 	if !ok {
 		s.c.count.Add(1)
-		s.Reset() //nolint:errcheck // it repeats the error of Step
 	}
 	return ok, err
 }
@@ -82,7 +130,7 @@ func (s stmt) run() error {
 // done ends a statement before its last row was seen.
 func (s stmt) done() {
 	s.c.count.Add(1)
-	s.Reset() //nolint:errcheck // a statement that returned a row has no error to report
+	s.reset()
 }
 
 // bytes returns the bytes of a column, which are valid until the next call.
@@ -149,14 +197,17 @@ func gateKey(r *store.GateRef) string {
 	return string(append(b, r.Name...))
 }
 
-// ticket reads a row of (id, tenant, data) from the given column on.
-func (s stmt) ticket(col int, id posthaste.MessageID) (*store.Ticket, error) {
+// ticket reads a row of a ticket's columns. The id is handed in if it is known.
+func (s stmt) ticket(id posthaste.MessageID) (*store.Ticket, error) {
 	t := new(store.Ticket)
 	if id == "" {
-		id = posthaste.MessageID(s.ColumnText(col))
+		id = posthaste.MessageID(s.ColumnText(0))
 	}
-	t.ID, t.Tenant = id, posthaste.TenantID(s.ColumnInt64(col+1))
-	if err := store.DecodeTicket(s.bytes(col+2), t); err != nil {
+	t.ID, t.Tenant = id, posthaste.TenantID(s.ColumnInt64(1))
+	if s.c.note {
+		s.c.rows = append(s.c.rows, messageRow{id, s.ColumnInt64(2)})
+	}
+	if err := store.DecodeTicket(s.bytes(3), t); err != nil {
 		return nil, fmt.Errorf("ticket %s: %w", id, err)
 	}
 	t.Stored = store.Location{Phase: t.Phase, ParkedAt: t.ParkedAt, Rank: t.Rank, Place: t.Place}

@@ -18,6 +18,7 @@ type queries struct {
 
 	version, tenants                           stmt
 	config, configList, findConfig             stmt
+	messageRow                                 stmt
 	message, messagesUp, messagesDown          stmt
 	claim, ticket, anyTicket                   stmt
 	claimsAfter, claimsOf, ticketsOf           stmt
@@ -35,9 +36,9 @@ type queries struct {
 
 func newQueries(c *conn) *queries {
 	const (
-		ticketCols  = "id, tenant, data"
+		ticketCols  = "id, tenant, n, data"
 		messageCols = "id, at_once, head, body"
-		attemptCols = "id, number, started, ended, at_once, data"
+		attemptCols = "id, n & 1048575, started, ended, at_once, data"
 		markCols    = "id, at, n"
 		deadCols    = "ms, seq, message, data"
 	)
@@ -45,56 +46,57 @@ func newQueries(c *conn) *queries {
 	return &queries{
 		c:       c,
 		version: p("SELECT version FROM tenants WHERE id = ?"),
-		tenants: p("SELECT id FROM tenants WHERE id > ? ORDER BY id LIMIT ?"),
+		tenants: p("SELECT id FROM tenants WHERE id > ? ORDER BY id LIMIT +?"),
 
 		config:     p("SELECT tenant, kind, name, value, created, updated FROM config WHERE tenant = ? AND kind = ? AND name = ?"),
-		configList: p("SELECT tenant, kind, name, value, created, updated FROM config WHERE tenant = ? AND kind = ? AND name > ? ORDER BY name LIMIT ?"),
+		configList: p("SELECT tenant, kind, name, value, created, updated FROM config WHERE tenant = ? AND kind = ? AND name > ? ORDER BY name LIMIT +?"),
 		findConfig: p("SELECT tenant, kind, name, value, created, updated FROM config WHERE kind = ? AND name = ? ORDER BY tenant LIMIT 1"),
 
+		messageRow:   p("SELECT n FROM messages WHERE tenant = ? AND id = ?"),
 		message:      p("SELECT " + messageCols + " FROM messages WHERE tenant = ? AND id = ?"),
-		messagesUp:   p("SELECT " + messageCols + " FROM messages WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"),
-		messagesDown: p("SELECT " + messageCols + " FROM messages WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT ?"),
+		messagesUp:   p("SELECT " + messageCols + " FROM messages WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
+		messagesDown: p("SELECT " + messageCols + " FROM messages WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT +?"),
 
 		claim:  p("SELECT " + ticketCols + " FROM claims WHERE id = ?"),
 		ticket: p("SELECT " + ticketCols + " FROM tickets WHERE id = ?"),
 		// One statement, so that a ticket that moves between the tables is seen in exactly one of them.
 		anyTicket:   p("SELECT " + ticketCols + " FROM claims WHERE id = ?1 UNION ALL SELECT " + ticketCols + " FROM tickets WHERE id = ?1"),
 		claimsAfter: p("SELECT " + ticketCols + " FROM claims WHERE id > ? ORDER BY id"),
-		claimsOf:    p("SELECT " + ticketCols + " FROM claims WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"),
-		ticketsOf:   p("SELECT " + ticketCols + " FROM tickets WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"),
+		claimsOf:    p("SELECT " + ticketCols + " FROM claims WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
+		ticketsOf:   p("SELECT " + ticketCols + " FROM tickets WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
 
 		// Seeks the first due ticket of the next tenant that has one.
 		nextTenant: p("SELECT tenant, due FROM tickets WHERE due IS NOT NULL AND tenant > ? ORDER BY tenant, due LIMIT 1"),
-		ripe:       p("SELECT " + ticketCols + " FROM tickets WHERE due IS NOT NULL AND tenant = ? AND due <= ? ORDER BY due, id LIMIT ?"),
-		awake:      p("SELECT " + ticketCols + " FROM tickets WHERE wake IS NOT NULL AND wake <= ? ORDER BY wake LIMIT ?"),
+		ripe:       p("SELECT " + ticketCols + " FROM tickets WHERE due IS NOT NULL AND tenant = ? AND due <= ? ORDER BY due, id LIMIT +?"),
+		awake:      p("SELECT " + ticketCols + " FROM tickets WHERE wake IS NOT NULL AND wake <= ? ORDER BY wake LIMIT +?"),
 		firstWake:  p("SELECT wake FROM tickets WHERE wake IS NOT NULL ORDER BY wake LIMIT 1"),
-		heads:      p("SELECT " + ticketCols + " FROM tickets WHERE gate = ? ORDER BY rank, place, id LIMIT ?"),
+		heads:      p("SELECT " + ticketCols + " FROM tickets WHERE gate = ? ORDER BY rank, place, id LIMIT +?"),
 
 		gate:     p("SELECT data FROM gates WHERE tenant = ? AND kind = ? AND name = ?"),
-		gateList: p("SELECT data, name FROM gates WHERE tenant = ? AND kind = ? AND name > ? ORDER BY name LIMIT ?"),
+		gateList: p("SELECT data, name FROM gates WHERE tenant = ? AND kind = ? AND name > ? ORDER BY name LIMIT +?"),
 
 		slot:  p("SELECT open FROM slots WHERE source = ? AND gate = ? AND gen = ?"),
 		dedup: p("SELECT message, expires FROM dedup WHERE tenant = ? AND key = ?"),
 		quota: p("SELECT n FROM quota WHERE tenant = ? AND day = ?"),
 
 		tick:     p("SELECT tenant, schedule, next, data FROM ticks WHERE tenant = ? AND schedule = ?"),
-		dueTicks: p("SELECT tenant, schedule, next, data FROM ticks WHERE next IS NOT NULL AND next <= ? ORDER BY next LIMIT ?"),
+		dueTicks: p("SELECT tenant, schedule, next, data FROM ticks WHERE next IS NOT NULL AND next <= ? ORDER BY next LIMIT +?"),
 
-		attempts: p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ? AND id = ? ORDER BY number"),
+		attempts: p("SELECT " + attemptCols + " FROM attempts WHERE n BETWEEN ?1 << 20 AND (?1 << 20) + 1048575 ORDER BY n"),
 		marks:    p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND id = ? ORDER BY at, n"),
 
 		dead:     p("SELECT " + deadCols + " FROM dead_letters WHERE tenant = ? AND ms = ? AND seq = ?"),
-		deadUp:   p("SELECT " + deadCols + " FROM dead_letters WHERE tenant = ? AND (ms, seq) > (?, ?) ORDER BY ms, seq LIMIT ?"),
-		deadDown: p("SELECT " + deadCols + " FROM dead_letters WHERE tenant = ? AND (ms, seq) < (?, ?) ORDER BY ms DESC, seq DESC LIMIT ?"),
+		deadUp:   p("SELECT " + deadCols + " FROM dead_letters WHERE tenant = ? AND (ms, seq) > (?, ?) ORDER BY ms, seq LIMIT +?"),
+		deadDown: p("SELECT " + deadCols + " FROM dead_letters WHERE tenant = ? AND (ms, seq) < (?, ?) ORDER BY ms DESC, seq DESC LIMIT +?"),
 
-		createdUp:   p("SELECT id, at_once FROM messages WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"),
-		createdDown: p("SELECT id, at_once FROM messages WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT ?"),
-		startedUp:   p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ? AND (started, id, number) > (?, ?, ?) ORDER BY started, id, number LIMIT ?"),
-		startedDown: p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ? AND (started, id, number) < (?, ?, ?) ORDER BY started DESC, id DESC, number DESC LIMIT ?"),
-		endedUp:     p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ? AND (ended, id, number) > (?, ?, ?) ORDER BY ended, id, number LIMIT ?"),
-		endedDown:   p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ? AND (ended, id, number) < (?, ?, ?) ORDER BY ended DESC, id DESC, number DESC LIMIT ?"),
-		marksUp:     p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) > (?, ?, ?) ORDER BY at, id, n LIMIT ?"),
-		marksDown:   p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) < (?, ?, ?) ORDER BY at DESC, id DESC, n DESC LIMIT ?"),
+		createdUp:   p("SELECT id, at_once FROM messages WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
+		createdDown: p("SELECT id, at_once FROM messages WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT +?"),
+		startedUp:   p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) >= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY started, id, n LIMIT ?5"),
+		startedDown: p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) <= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY started DESC, id DESC, n DESC LIMIT ?5"),
+		endedUp:     p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) >= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY ended, id, n LIMIT ?5"),
+		endedDown:   p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) <= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY ended DESC, id DESC, n DESC LIMIT ?5"),
+		marksUp:     p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) > (?, ?, ?) ORDER BY at, id, n LIMIT +?"),
+		marksDown:   p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) < (?, ?, ?) ORDER BY at DESC, id DESC, n DESC LIMIT +?"),
 	}
 }
 
@@ -154,8 +156,8 @@ func (q *queries) readConfig(k store.ConfigKey) (row *store.ConfigRow, err error
 	return row, err
 }
 
-// readMessageRow reads a row of the messages' columns. The id is handed in if it is known.
-func readMessageRow(s stmt, tenant posthaste.TenantID, id posthaste.MessageID) (*posthaste.Message, error) {
+// readMessageCols reads a row of the messages' columns. The id is handed in if it is known.
+func readMessageCols(s stmt, tenant posthaste.TenantID, id posthaste.MessageID) (*posthaste.Message, error) {
 	if id == "" {
 		id = posthaste.MessageID(s.ColumnText(0))
 	}
@@ -170,10 +172,21 @@ func (q *queries) readMessage(k store.MessageKey) (m *posthaste.Message, err err
 	q.message.BindInt64(1, int64(k.Tenant))
 	q.message.BindText(2, string(k.ID))
 	_, err = first(q.message, func() error {
-		m, err = readMessageRow(q.message, k.Tenant, k.ID)
+		m, err = readMessageCols(q.message, k.Tenant, k.ID)
 		return err
 	})
 	return m, err
+}
+
+// readMessageRow returns the n of a message; 0 if it is not stored.
+func (q *queries) readMessageRow(tenant posthaste.TenantID, id posthaste.MessageID) (n int64, err error) {
+	q.messageRow.BindInt64(1, int64(tenant))
+	q.messageRow.BindText(2, string(id))
+	_, err = first(q.messageRow, func() error {
+		n = q.messageRow.ColumnInt64(0)
+		return nil
+	})
+	return n, err
 }
 
 // readTicket looks among the claims first: that is where most of the tickets are that operations ask for.
@@ -185,7 +198,7 @@ func (q *queries) readTicket(id posthaste.MessageID) (*store.Ticket, error) {
 			return nil, err
 		}
 		if ok {
-			t, err := s.ticket(0, id)
+			t, err := s.ticket(id)
 			s.done()
 			return t, err
 		}
@@ -196,7 +209,7 @@ func (q *queries) readTicket(id posthaste.MessageID) (*store.Ticket, error) {
 // readTickets appends the tickets of a statement whose parameters are bound.
 func readTickets(list []*store.Ticket, s stmt) ([]*store.Ticket, error) {
 	err := each(s, func() error {
-		t, err := s.ticket(0, "")
+		t, err := s.ticket("")
 		if err == nil {
 			list = append(list, t)
 		}
@@ -427,7 +440,7 @@ func (q *queries) readClaims(n store.NodeEpoch, after posthaste.MessageID, limit
 		if !ok || err != nil {
 			return list, err
 		}
-		t, err := q.claimsAfter.ticket(0, "")
+		t, err := q.claimsAfter.ticket("")
 		if err != nil {
 			q.claimsAfter.done()
 			return nil, err
@@ -535,7 +548,7 @@ func (q *queries) readLog(tenant posthaste.TenantID, stream store.LogStream, fro
 func (q *queries) readOwners(but store.NodeEpoch) (list []store.NodeEpoch, err error) {
 	q.claimsAfter.BindText(1, "")
 	err = each(q.claimsAfter, func() error {
-		t, err := q.claimsAfter.ticket(0, "")
+		t, err := q.claimsAfter.ticket("")
 		if err == nil && t.Node != but && !slices.Contains(list, t.Node) {
 			list = append(list, t.Node)
 		}

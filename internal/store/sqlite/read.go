@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ type reader struct {
 }
 
 func (e *Engine) newReader() (*reader, error) {
-	c, err := e.connect(sqlite.OpenReadWrite, "query_only = 1", "cache_size = -4096")
+	c, err := e.connect(sqlite.OpenReadWrite, "query_only = 1", fmt.Sprintf("cache_size = %d", readerPages))
 	if err != nil {
 		return nil, translate("open the data file for reading", err)
 	}
@@ -175,7 +176,7 @@ func (e *Engine) MessageList(ctx context.Context, tenant posthaste.TenantID, fro
 		s.BindText(2, string(from))
 		s.BindInt64(3, int64(p.Limit))
 		return each(s, func() error {
-			m, err := readMessageRow(s, tenant, "")
+			m, err := readMessageCols(s, tenant, "")
 			if err == nil {
 				list = append(list, m)
 			}
@@ -190,7 +191,7 @@ func (e *Engine) Ticket(ctx context.Context, id posthaste.MessageID) (t *store.T
 	err = e.read(ctx, "read a ticket", func(r *reader) error {
 		r.anyTicket.BindText(1, string(id))
 		_, err := first(r.anyTicket, func() error {
-			t, err = r.anyTicket.ticket(0, id)
+			t, err = r.anyTicket.ticket(id)
 			return err
 		})
 		return err
@@ -346,9 +347,12 @@ func (e *Engine) DueTicks(ctx context.Context, before time.Time, limit int) (lis
 
 // Attempts implements [store.Reader].
 func (e *Engine) Attempts(ctx context.Context, tenant posthaste.TenantID, id posthaste.MessageID) (list []*posthaste.Attempt, err error) {
-	err = e.read(ctx, "read attempts", func(r *reader) error {
-		r.attempts.BindInt64(1, int64(tenant))
-		r.attempts.BindText(2, string(id))
+	err = e.readAll(ctx, "read attempts", func(r *reader) error {
+		n, err := r.readMessageRow(tenant, id)
+		if n == 0 || err != nil {
+			return err
+		}
+		r.attempts.BindInt64(1, n)
 		return each(r.attempts, func() error {
 			a, err := readAttemptRow(r.attempts, tenant)
 			if err == nil {

@@ -32,10 +32,10 @@ func newSaves(c *conn) saves {
 		putMessage: p("INSERT INTO messages (tenant, id, at_once, head, body) VALUES (?, ?, ?, ?, ?)"),
 		restart:    p("UPDATE messages SET at_once = 0 WHERE tenant = ? AND id = ?"),
 
-		insertClaim:  p("INSERT INTO claims (id, tenant, data) VALUES (?, ?, ?)"),
+		insertClaim:  p("INSERT INTO claims (id, tenant, n, data) VALUES (?, ?, ?, ?)"),
 		updateClaim:  p("UPDATE claims SET data = ? WHERE id = ?"),
 		dropClaim:    p("DELETE FROM claims WHERE id = ?"),
-		insertTicket: p("INSERT INTO tickets (id, tenant, due, gate, rank, place, wake, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
+		insertTicket: p("INSERT INTO tickets (id, tenant, due, gate, rank, place, wake, data, n) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
 		updateTicket: p("UPDATE tickets SET tenant = ?2, due = ?3, gate = ?4, rank = ?5, place = ?6, wake = ?7, data = ?8 WHERE id = ?1"),
 		dropTicket:   p("DELETE FROM tickets WHERE id = ?"),
 
@@ -46,7 +46,7 @@ func newSaves(c *conn) saves {
 
 		putDead:    p("INSERT INTO dead_letters (tenant, ms, seq, message, data) VALUES (?, ?, ?, ?, ?)"),
 		dropDead:   p("DELETE FROM dead_letters WHERE tenant = ? AND ms = ? AND seq = ?"),
-		putAttempt: p("INSERT INTO attempts (tenant, id, number, started, ended, at_once, data) VALUES (?, ?, ?, ?, ?, ?, ?)"),
+		putAttempt: p("INSERT INTO attempts (n, tenant, id, started, ended, at_once, data) VALUES (?, ?, ?, ?, ?, ?, ?)"),
 		putMark:    p("INSERT OR IGNORE INTO marks (tenant, at, id, n) VALUES (?, ?, ?, ?)"),
 
 		putTick:  p("REPLACE INTO ticks (tenant, schedule, next, data) VALUES (?, ?, ?, ?)"),
@@ -78,9 +78,7 @@ func (w *writer) save(c *store.Changes) error {
 		if err := s.run(); err != nil {
 			return fmt.Errorf("message %s: %w", m.ID, err)
 		}
-		if len(m.Body) > 64<<10 {
-			s.BindNull(5) // the statement would keep its copy until it is used again
-		}
+		w.c.rows = append(w.c.rows, messageRow{m.ID, w.c.LastInsertRowID()})
 	}
 	for _, t := range c.Put {
 		if err := w.put(t); err != nil {
@@ -129,10 +127,14 @@ func (w *writer) save(c *store.Changes) error {
 	}
 	for _, a := range c.Attempts {
 		s := w.putAttempt
+		n, err := w.attemptRow(a)
+		if err != nil {
+			return err
+		}
 		w.buf = store.AppendAttempt(w.buf[:0], a)
-		s.BindInt64(1, int64(a.Tenant))
-		s.BindText(2, string(a.Message))
-		s.BindInt64(3, int64(a.Number))
+		s.BindInt64(1, n)
+		s.BindInt64(2, int64(a.Tenant))
+		s.BindText(3, string(a.Message))
 		s.BindInt64(4, micros(a.StartedAt))
 		s.BindInt64(5, micros(a.EndedAt))
 		s.BindInt64(6, flag(a.AtOnce))
@@ -196,6 +198,22 @@ func (w *writer) save(c *store.Changes) error {
 		return w.saveConfig(c)
 	}
 	return nil
+}
+
+// attemptRow returns the n of an attempt. It is known from the ticket, which almost every operation that ends an attempt
+// has read.
+func (w *writer) attemptRow(a *posthaste.Attempt) (int64, error) {
+	n := w.c.rowOf(a.Message)
+	if n == 0 {
+		var err error
+		if n, err = w.readMessageRow(a.Tenant, a.Message); err != nil {
+			return 0, err
+		}
+	}
+	if n == 0 || a.Number < 0 || a.Number >= 1<<20 {
+		return 0, posthaste.Errorf(posthaste.CodeInternal, "attempt %d of message %s has no place", a.Number, a.Message)
+	}
+	return n<<20 | int64(a.Number), nil
 }
 
 // saveConfig writes what is rarely changed.
@@ -264,7 +282,8 @@ func (w *writer) put(t *store.Ticket) error {
 		if was == posthaste.PhaseNone {
 			w.insertClaim.BindText(1, string(t.ID))
 			w.insertClaim.BindInt64(2, int64(t.Tenant))
-			w.insertClaim.BindBytes(3, w.buf)
+			w.insertClaim.BindInt64(3, w.c.rowOf(t.ID))
+			w.insertClaim.BindBytes(4, w.buf)
 			return w.insertClaim.run()
 		}
 		w.updateClaim.BindBytes(1, w.buf)
@@ -291,6 +310,9 @@ func (w *writer) put(t *store.Ticket) error {
 		s.BindNull(7)
 	}
 	s.BindBytes(8, w.buf)
+	if was == posthaste.PhaseNone {
+		s.BindInt64(9, w.c.rowOf(t.ID))
+	}
 	if !t.Due.IsZero() {
 		w.hint = earliest(w.hint, t.Due)
 	}

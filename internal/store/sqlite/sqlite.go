@@ -44,6 +44,11 @@ type Config struct {
 	Readers int
 	// Log hears of faults that no caller is told of; nil: nobody does.
 	Log *slog.Logger
+	// Committed is told of every commit: its operations, and how long it took from its beginning. It must be quick. nil:
+	// nobody is.
+	Committed func(operations int, took time.Duration)
+	// CommitFailed is told of every commit that was undone. nil: nobody is.
+	CommitFailed func()
 	// Hook is called on the writer's goroutine at "before-commit", "after-commit" and "before-answer" of every batch. Tests
 	// of crashes set it.
 	Hook func(point string)
@@ -81,7 +86,7 @@ type Engine struct {
 	queue   []*call
 	closing bool
 
-	last time.Time // the latest View.Now; the writer owns it
+	last time.Time // View.Now of the last operation; the writer owns it
 
 	checkpoint checkpointer
 	lease      lease
@@ -167,8 +172,8 @@ func (realTime) Now() time.Time { return time.Now() }
 // newWriter opens the writing connection and brings the schema up to date.
 func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
 	doing := fmt.Sprintf("open the data file %s", e.path)
-	c, err := e.connect(sqlite.OpenReadWrite|sqlite.OpenCreate, "synchronous = FULL", "cache_size = -32768",
-		fmt.Sprintf("journal_size_limit = %d", walLimit))
+	c, err := e.connect(sqlite.OpenReadWrite|sqlite.OpenCreate, "synchronous = FULL",
+		fmt.Sprintf("cache_size = %d", writerPages), fmt.Sprintf("journal_size_limit = %d", walLimit))
 	if err != nil {
 		return nil, translate(doing, err)
 	}
@@ -184,6 +189,7 @@ func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
 		begin: c.prepare("BEGIN IMMEDIATE"), commit: c.prepare("COMMIT"), rollback: c.prepare("ROLLBACK"),
 		versions: make(map[posthaste.TenantID]int64), gates: make(map[store.GateRef]*cachedGate),
 	}
+	c.note = true
 	w.ripeAfter, w.afterGate = minTenant, firstGate
 	e.ripening.Store(int64(minTenant))
 	w.restartLog = c.prepare("PRAGMA wal_checkpoint(RESTART)")
@@ -196,35 +202,55 @@ func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
 	return w, nil
 }
 
-// now returns the time of a batch. It never goes back, so ids made later sort later although the clock may be set back.
+// now returns the time of an operation. It is later than that of every one before, also if the clock stands or is set back.
 func (e *Engine) now() time.Time {
-	if t := e.cfg.Clock.Now().UTC().Truncate(time.Microsecond); t.After(e.last) {
-		e.last = t
+	t := e.cfg.Clock.Now().UTC().Truncate(time.Microsecond)
+	if !t.After(e.last) {
+		t = e.last.Add(time.Microsecond)
 	}
-	return e.last
+	e.last = t
+	return t
 }
 
-// lastUsed returns a moment that no batch of an earlier process was after: the time in the id of the newest message, or the
-// one noted at the last close.
+// lastUsed returns a moment that no operation of an earlier process that left a trace was after: the one noted at the last
+// close, the time of the newest message, or that of an attempt's end.
 func lastUsed(c *conn) (last time.Time, err error) {
-	s := c.prepare("SELECT value FROM meta WHERE key = 'now'")
+	noted := c.prepare("SELECT value FROM meta WHERE key = 'now'")
 	newest := c.prepare("SELECT id FROM messages ORDER BY n DESC LIMIT 1")
+	next := c.prepare("SELECT tenant FROM attempts WHERE tenant > ? ORDER BY tenant LIMIT 1")
+	ended := c.prepare("SELECT max(ended) FROM attempts WHERE tenant = ?")
 	if c.err != nil {
 		return last, c.err
 	}
-	if _, err = first(s, func() error {
-		last = s.time(0)
+	later := func(t time.Time) error {
+		if t.After(last) {
+			last = t
+		}
 		return nil
+	}
+	if _, err = first(noted, func() error { return later(noted.time(0)) }); err != nil {
+		return last, err
+	}
+	if _, err = first(newest, func() error {
+		at, _, _ := posthaste.MessageID(newest.ColumnText(0)).Parts()
+		return later(at)
 	}); err != nil {
 		return last, err
 	}
-	_, err = first(newest, func() error {
-		if at, _, ok := posthaste.MessageID(newest.ColumnText(0)).Parts(); ok && at.After(last) {
-			last = at
+	for tenant := int64(minTenant); ; {
+		next.BindInt64(1, tenant)
+		more, err := first(next, func() error {
+			tenant = next.ColumnInt64(0)
+			return nil
+		})
+		if !more || err != nil {
+			return last, err
 		}
-		return nil
-	})
-	return last, err
+		ended.BindInt64(1, tenant)
+		if _, err := first(ended, func() error { return later(ended.time(0)) }); err != nil {
+			return last, err
+		}
+	}
 }
 
 // close notes the time and closes the writing connection.

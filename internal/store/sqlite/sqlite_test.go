@@ -364,33 +364,46 @@ func TestNowNeverGoesBack(t *testing.T) {
 		t.Errorf("got %v, want the clock's time", got)
 	}
 	clock.advance(-time.Minute)
-	if got := now(e); !got.Equal(start.Add(time.Hour)) {
-		t.Errorf("got %v after the clock was set back, want %v", got, start.Add(time.Hour))
+	last := start.Add(time.Hour)
+	later := func(e *sqlite.Engine, when string) {
+		t.Helper()
+		got := now(e)
+		if !got.After(last) || got.Sub(last) > time.Millisecond {
+			t.Errorf("got %v %s, want just after %v", got, when, last)
+		}
+		last = got
 	}
+	later(e, "after the clock was set back")
+	later(e, "at the same moment")
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	e = open(t, sqlite.Config{Path: path, Clock: clock})
-	if got := now(e); !got.Equal(start.Add(time.Hour)) {
-		t.Errorf("got %v after reopening, want %v", got, start.Add(time.Hour))
-	}
+	later(e, "after reopening")
 }
 
-// After a crash nothing was noted but the messages.
-func TestNowIsNotBeforeTheNewestMessage(t *testing.T) {
+// After a crash nothing was noted but what the messages and attempts tell.
+func TestNowIsAfterWhatIsStored(t *testing.T) {
 	path, clock := filepath.Join(t.TempDir(), "data"), newClock()
 	e := open(t, sqlite.Config{Path: path, Clock: clock})
 	clock.advance(time.Hour)
 	a := newAccept(nil)
 	do(t, e, a)
-	clock.advance(-time.Hour)
-	other := open(t, sqlite.Config{Path: path, Clock: clock})
-	do(t, other, &op{decide: func(v *store.View, c *store.Changes) error {
-		if v.Now.Before(a.m.CreatedAt) {
-			t.Errorf("Now is %v, before the message of %v", v.Now, a.m.CreatedAt)
-		}
-		return nil
-	}})
+	check := func(last time.Time) {
+		t.Helper()
+		other := open(t, sqlite.Config{Path: path, Clock: newClock()})
+		do(t, other, &op{decide: func(v *store.View, c *store.Changes) error {
+			if !v.Now.After(last) {
+				t.Errorf("Now is %v, not after %v", v.Now, last)
+			}
+			return nil
+		}})
+	}
+	check(a.m.CreatedAt)
+	clock.advance(time.Hour)
+	end := newSettle(a.t.ID)
+	do(t, e, end)
+	check(end.a.EndedAt)
 }
 
 func TestOneServerAtATime(t *testing.T) {
@@ -590,8 +603,8 @@ func TestWALIsBounded(t *testing.T) {
 	readers.Wait()
 	s := e.Stats()
 	t.Logf("the WAL was %d MiB at most; %+v", longest>>20, s)
-	if longest > 3*limit {
-		t.Errorf("the WAL was %d MiB, want at most %d", longest>>20, 3*limit>>20)
+	if longest > 8*limit {
+		t.Errorf("the WAL was %d MiB, want at most %d", longest>>20, 8*limit>>20)
 	}
 	if s.Checkpoints == 0 {
 		t.Error("no checkpoint ran")

@@ -10,17 +10,23 @@ import (
 	"github.com/posthaste/posthaste/internal/store/storetest"
 )
 
-// openSuite opens an engine for a suite. A crash is a copy of the files as they are at some moment, opened by another engine;
-// the first one never learns of it.
+// openSuite opens an engine for a suite.
 func openSuite(tb testing.TB) *storetest.Harness {
 	tb.Helper()
+	return openIn(tb, fastDir)
+}
+
+// openIn opens an engine in a directory. A crash is a copy of the files as they are at some moment, opened by another engine;
+// the first one never learns of it.
+func openIn(tb testing.TB, dir func(testing.TB) string) *storetest.Harness {
+	tb.Helper()
 	clock := storetest.NewClock()
-	path := filepath.Join(fastDir(tb), "data")
+	path := filepath.Join(dir(tb), "data")
 	h := &storetest.Harness{
 		Engine: open(tb, sqlite.Config{Path: path, Clock: clock}), Now: clock.Now, Advance: clock.Advance, OneNode: true,
 	}
 	h.Crash = func(tb testing.TB) store.Engine {
-		next := filepath.Join(fastDir(tb), "data")
+		next := filepath.Join(dir(tb), "data")
 		for _, suffix := range []string{"", "-wal"} {
 			data, err := os.ReadFile(path + suffix)
 			if err == nil {
@@ -52,4 +58,12 @@ func fastDir(tb testing.TB) string {
 	return dir
 }
 
+func TestSuite(t *testing.T) { storetest.Run(t, openSuite) }
+
 func TestModel(t *testing.T) { storetest.RunModel(t, openSuite) }
+
+func TestConcurrent(t *testing.T) { storetest.RunConcurrent(t, openSuite) }
+
+func BenchmarkSuite(b *testing.B) {
+	storetest.Benchmark(b, func(tb testing.TB) *storetest.Harness { return openIn(tb, testing.TB.TempDir) })
+}

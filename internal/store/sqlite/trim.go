@@ -38,24 +38,24 @@ type trims struct {
 func newTrims(c *conn) trims {
 	p := c.prepare
 	return trims{
-		expired:    p("SELECT tenant, key FROM dedup WHERE expires <= ? ORDER BY expires LIMIT ?"),
+		expired:    p("SELECT tenant, key FROM dedup WHERE expires <= ? ORDER BY expires LIMIT +?"),
 		dropDedup:  p("DELETE FROM dedup WHERE tenant = ? AND key = ?"),
-		oldQuota:   p("SELECT tenant, day FROM quota WHERE day < ? LIMIT ?"),
+		oldQuota:   p("SELECT tenant, day FROM quota WHERE day < ? LIMIT +?"),
 		dropQuota:  p("DELETE FROM quota WHERE tenant = ? AND day = ?"),
 		deadTenant: p("SELECT tenant FROM dead_letters WHERE tenant > ? ORDER BY tenant LIMIT 1"),
-		oldDead:    p("SELECT ms, seq FROM dead_letters WHERE tenant = ? AND ms < ? ORDER BY ms, seq LIMIT ?"),
+		oldDead:    p("SELECT ms, seq FROM dead_letters WHERE tenant = ? AND ms < ? ORDER BY ms, seq LIMIT +?"),
 
 		// The order of n is that of acceptance, but for a clock that was set back, which no id shows.
-		oldMessages: p("SELECT n, tenant, id FROM messages WHERE n > ? ORDER BY n LIMIT ?"),
+		oldMessages: p("SELECT n, tenant, id FROM messages WHERE n > ? ORDER BY n LIMIT +?"),
 		named: p("SELECT 1 WHERE EXISTS (SELECT 1 FROM claims WHERE id = ?1) OR EXISTS (SELECT 1 FROM tickets WHERE id = ?1) " +
 			"OR EXISTS (SELECT 1 FROM dead_letters WHERE message = ?1)"),
-		lastLog: p("SELECT max(coalesce((SELECT max(ended) FROM attempts WHERE tenant = ?1 AND id = ?2), 0), " +
+		lastLog: p("SELECT max(coalesce((SELECT max(ended) FROM attempts WHERE n BETWEEN ?3 << 20 AND (?3 << 20) + 1048575), 0), " +
 			"coalesce((SELECT max(at) FROM marks WHERE tenant = ?1 AND id = ?2), 0))"),
 		dropMessage:  p("DELETE FROM messages WHERE n = ?"),
-		dropAttempts: p("DELETE FROM attempts WHERE tenant = ? AND id = ?"),
+		dropAttempts: p("DELETE FROM attempts WHERE n BETWEEN ?1 << 20 AND (?1 << 20) + 1048575"),
 		dropMarks:    p("DELETE FROM marks WHERE tenant = ? AND id = ?"),
 
-		allGates: p("SELECT data, tenant, kind, name FROM gates WHERE (tenant, kind, name) > (?, ?, ?) ORDER BY tenant, kind, name LIMIT ?"),
+		allGates: p("SELECT data, tenant, kind, name FROM gates WHERE (tenant, kind, name) > (?, ?, ?) ORDER BY tenant, kind, name LIMIT +?"),
 		dropGate: p("DELETE FROM gates WHERE tenant = ? AND kind = ? AND name = ?"),
 	}
 }
@@ -228,23 +228,21 @@ func (t *trimStep) messages() (more bool, err error) {
 		}
 		t.left--
 		t.afterMessage = r.n
-		keep, err := t.pending(r.tenant, r.id)
+		keep, err := t.pending(r.n, r.tenant, r.id)
 		if err != nil {
 			return false, fmt.Errorf("messages: %w", err)
 		}
 		if keep {
 			continue
 		}
-		for _, s := range [...]stmt{t.dropAttempts, t.dropMarks} {
-			s.BindInt64(1, r.tenant)
-			s.BindText(2, r.id)
-			if err := s.run(); err != nil {
-				return false, fmt.Errorf("log of messages: %w", err)
-			}
-		}
+		t.dropAttempts.BindInt64(1, r.n)
+		t.dropMarks.BindInt64(1, r.tenant)
+		t.dropMarks.BindText(2, r.id)
 		t.dropMessage.BindInt64(1, r.n)
-		if err := t.dropMessage.run(); err != nil {
-			return false, fmt.Errorf("messages: %w", err)
+		for _, s := range [...]stmt{t.dropAttempts, t.dropMarks, t.dropMessage} {
+			if err := s.run(); err != nil {
+				return false, fmt.Errorf("messages: %w", err)
+			}
 		}
 	}
 	if atEnd {
@@ -255,13 +253,14 @@ func (t *trimStep) messages() (more bool, err error) {
 }
 
 // pending reports whether the message is unresolved, named by a dead letter, or ended too late to be removed.
-func (t *trimStep) pending(tenant int64, id string) (yes bool, err error) {
+func (t *trimStep) pending(n, tenant int64, id string) (yes bool, err error) {
 	t.named.BindText(1, id)
 	if yes, err = first(t.named, func() error { return nil }); yes || err != nil {
 		return yes, err
 	}
 	t.lastLog.BindInt64(1, tenant)
 	t.lastLog.BindText(2, id)
+	t.lastLog.BindInt64(3, n)
 	_, err = first(t.lastLog, func() error {
 		yes = t.lastLog.ColumnInt64(0) >= t.p.Messages.UnixMicro()
 		return nil

@@ -182,14 +182,15 @@ func (w *writer) carryOut(batch []*call) {
 // try carries out a batch in one transaction. Errors of single operations are theirs; an error of try means that the
 // transaction was undone.
 func (w *writer) try(batch []*call) error {
+	begin := time.Now()
 	if err := w.begin.run(); err != nil {
 		return w.undo(err)
 	}
 	clear(w.versions)
 	clear(w.gates)
 	w.dirty, w.hint = 0, time.Time{}
-	w.view.Now = w.e.now()
 	for _, c := range batch {
+		w.view.Now = w.e.now()
 		var err error
 		if c.err, err = w.apply(c); err != nil {
 			return w.undo(err)
@@ -205,6 +206,9 @@ func (w *writer) try(batch []*call) error {
 	w.e.hook("after-commit")
 	w.e.stats.commits.Add(1)
 	w.e.stats.ops.Add(int64(len(batch)))
+	if w.e.cfg.Committed != nil {
+		w.e.cfg.Committed(len(batch), time.Since(begin))
+	}
 	if !w.hint.IsZero() {
 		w.e.sendHint(w.hint)
 	}
@@ -213,6 +217,9 @@ func (w *writer) try(batch []*call) error {
 
 // undo ends a transaction in which err happened. SQLite has ended it already after the worst of them.
 func (w *writer) undo(err error) error {
+	if w.e.cfg.CommitFailed != nil {
+		w.e.cfg.CommitFailed()
+	}
 	if !w.c.AutocommitEnabled() {
 		if e := w.rollback.run(); e != nil {
 			w.e.log.Error("roll back", "error", e)
@@ -255,6 +262,7 @@ func (w *writer) apply(c *call) (own, fatal error) {
 
 // load fills the view with what an operation wants.
 func (w *writer) load(want *store.Want) error {
+	w.c.rows, w.c.next = w.c.rows[:0], 0
 	v := &w.view
 	*v = store.View{
 		Now: v.Now, Versions: v.Versions[:0], Config: reuse(v.Config), Quota: v.Quota[:0], Dedup: reuse(v.Dedup),

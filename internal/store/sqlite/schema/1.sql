@@ -44,6 +44,7 @@ CREATE UNIQUE INDEX messages_id ON messages (tenant, id);
 CREATE TABLE claims (
     id     TEXT NOT NULL PRIMARY KEY,
     tenant INTEGER NOT NULL,
+    n      INTEGER NOT NULL, -- of the message; 0 if it is not stored
     data   BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -52,6 +53,7 @@ CREATE TABLE claims (
 CREATE TABLE tickets (
     id     TEXT NOT NULL PRIMARY KEY,
     tenant INTEGER NOT NULL,
+    n      INTEGER NOT NULL,
     due    INTEGER,
     gate   TEXT,
     rank   INTEGER,
@@ -105,19 +107,19 @@ CREATE TABLE ticks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ticks_next ON ticks (next) WHERE next IS NOT NULL;
 
+-- n is that of the message times 1048576, plus the attempt's number. So a message's attempts stand together, and no
+-- index is needed to find them.
 CREATE TABLE attempts (
     n       INTEGER PRIMARY KEY,
     tenant  INTEGER NOT NULL,
     id      TEXT NOT NULL,
-    number  INTEGER NOT NULL,
     started INTEGER NOT NULL,
     ended   INTEGER NOT NULL,
     at_once INTEGER NOT NULL,
     data    BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX attempts_id ON attempts (tenant, id, number);
-CREATE INDEX attempts_ended ON attempts (tenant, ended, id, number);
-CREATE INDEX attempts_started ON attempts (tenant, started, id, number) WHERE at_once = 0;
+CREATE INDEX attempts_ended ON attempts (tenant, ended, id);
+CREATE INDEX attempts_started ON attempts (tenant, started, id) WHERE at_once = 0;
 
 -- n is 0 for CANCEL_REQUESTED and 1 for CANCELED.
 CREATE TABLE marks (
