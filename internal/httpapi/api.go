@@ -5,6 +5,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -88,6 +89,10 @@ type call struct {
 	status        int
 	wrote         bool
 }
+
+// ctx is the context of work that takes a moment only. It goes on when the client closes its side of the connection, as some do
+// that have sent all they have to say.
+func (c *call) ctx() context.Context { return context.WithoutCancel(c.r.Context()) }
 
 // endpoint is what a method of a route does.
 type endpoint struct {
@@ -215,7 +220,7 @@ func (c *call) authenticate(e endpoint) error {
 	if !ok {
 		token, _ = wire.TokenFromQuery(c.r.URL.RawQuery)
 	}
-	who, err := c.h.auth.Authenticate(c.r.Context(), token, e.action)
+	who, err := c.h.auth.Authenticate(c.ctx(), token, e.action)
 	if err != nil {
 		return err
 	}

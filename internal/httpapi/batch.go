@@ -47,7 +47,7 @@ func batch(c *call) error {
 		c.json(http.StatusOK, []byte("[]"))
 		return nil
 	}
-	results, daily, err := c.h.broker.Publish(c.r.Context(), c.who, items)
+	results, daily, err := c.h.broker.Publish(c.ctx(), c.who, items)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (c *call) body() ([]byte, error) {
 	most, limit := c.h.cfg.MaxBody, c.h.broker.MaxBody(c.who)
 	n := c.r.ContentLength
 	if n < 0 || n > limit {
-		limit = c.h.broker.FreshMaxBody(c.r.Context(), c.who)
+		limit = c.h.broker.FreshMaxBody(c.ctx(), c.who)
 	}
 	switch {
 	case n == 0:

@@ -72,7 +72,7 @@ func matchFlow(rest string) *route {
 }
 
 func listGroups(c *call) error {
-	groups, err := c.h.broker.Groups(c.r.Context(), c.who)
+	groups, err := c.h.broker.Groups(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func getGroup(c *call) error {
 	if err != nil {
 		return err
 	}
-	g, err := c.h.broker.Group(c.r.Context(), c.who, name)
+	g, err := c.h.broker.Group(c.ctx(), c.who, name)
 	if err != nil {
 		return err
 	}
@@ -117,19 +117,19 @@ func withBody[T any](parse func([]byte) (T, error), act func(c *call, name strin
 
 func patchGroup(c *call) error {
 	return withBody(wire.ParseGroupDefaults, func(c *call, name string, h posthaste.Header) error {
-		return c.h.broker.SetGroupDefaults(c.r.Context(), c.who, name, h)
+		return c.h.broker.SetGroupDefaults(c.ctx(), c.who, name, h)
 	})(c)
 }
 
 func addEndpoints(c *call) error {
 	return withBody(wire.ParseEndpoints, func(c *call, name string, e []posthaste.Endpoint) error {
-		return c.h.broker.AddEndpoints(c.r.Context(), c.who, name, e)
+		return c.h.broker.AddEndpoints(c.ctx(), c.who, name, e)
 	})(c)
 }
 
 func removeEndpoints(c *call) error {
 	return withBody(wire.ParseEndpointRefs, func(c *call, name string, e []posthaste.Endpoint) error {
-		return c.h.broker.RemoveEndpoints(c.r.Context(), c.who, name, e)
+		return c.h.broker.RemoveEndpoints(c.ctx(), c.who, name, e)
 	})(c)
 }
 
@@ -138,14 +138,14 @@ func deleteGroup(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.DeleteGroup(c.r.Context(), c.who, name); err != nil {
+	if err := c.h.broker.DeleteGroup(c.ctx(), c.who, name); err != nil {
 		return err
 	}
 	return c.empty()
 }
 
 func listSchedules(c *call) error {
-	list, err := c.h.broker.Schedules(c.r.Context(), c.who)
+	list, err := c.h.broker.Schedules(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func putSchedule(c *call) error {
 
 // schedule creates or replaces a schedule and answers.
 func (c *call) schedule(item broker.Item) error {
-	id, err := c.h.broker.PutSchedule(c.r.Context(), c.who, item)
+	id, err := c.h.broker.PutSchedule(c.ctx(), c.who, item)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func getSchedule(c *call) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.h.broker.Schedule(c.r.Context(), c.who, posthaste.ScheduleID(strings.TrimSuffix(id, "/")))
+	s, err := c.h.broker.Schedule(c.ctx(), c.who, posthaste.ScheduleID(strings.TrimSuffix(id, "/")))
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func deleteSchedule(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.DeleteSchedule(c.r.Context(), c.who, posthaste.ScheduleID(strings.TrimSuffix(id, "/"))); err != nil {
+	if err := c.h.broker.DeleteSchedule(c.ctx(), c.who, posthaste.ScheduleID(strings.TrimSuffix(id, "/"))); err != nil {
 		return err
 	}
 	return c.empty()
@@ -201,7 +201,7 @@ func pauseSchedule(paused bool) func(*call) error {
 		if err != nil {
 			return err
 		}
-		if err := c.h.broker.PauseSchedule(c.r.Context(), c.who, posthaste.ScheduleID(id), paused); err != nil {
+		if err := c.h.broker.PauseSchedule(c.ctx(), c.who, posthaste.ScheduleID(id), paused); err != nil {
 			return err
 		}
 		return c.empty()
@@ -213,7 +213,7 @@ func listFlow(c *call) error {
 	if err != nil {
 		return err
 	}
-	keys, err := c.h.broker.FlowKeys(c.r.Context(), c.who, search)
+	keys, err := c.h.broker.FlowKeys(c.ctx(), c.who, search)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func getFlow(c *call) error {
 	if err != nil {
 		return err
 	}
-	k, err := c.h.broker.FlowKey(c.r.Context(), c.who, key)
+	k, err := c.h.broker.FlowKey(c.ctx(), c.who, key)
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func editFlow(c *call) error {
 	if !ok {
 		return &posthaste.Error{Code: posthaste.CodeNotFound, Message: "no such route: a flow control key is followed by pause, resume, pin, unpin, resetRate or reset"}
 	}
-	ctx, b := c.r.Context(), c.h.broker
+	ctx, b := c.ctx(), c.h.broker
 	switch action {
 	case wire.PathPause, wire.PathResume:
 		err = b.PauseFlow(ctx, c.who, key, action == wire.PathPause)
@@ -266,7 +266,7 @@ func editFlow(c *call) error {
 }
 
 func globalParallelism(c *call) error {
-	most, inFlight, err := c.h.broker.GlobalParallelism(c.r.Context(), c.who)
+	most, inFlight, err := c.h.broker.GlobalParallelism(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func matchExt(path string) *route {
 }
 
 func usage(c *call) error {
-	u, err := c.h.broker.Usage(c.r.Context(), c.who)
+	u, err := c.h.broker.Usage(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func usage(c *call) error {
 }
 
 func listHosts(c *call) error {
-	hosts, err := c.h.broker.Hosts(c.r.Context(), c.who)
+	hosts, err := c.h.broker.Hosts(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func unblockHost(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.UnblockHost(c.r.Context(), c.who, host); err != nil {
+	if err := c.h.broker.UnblockHost(c.ctx(), c.who, host); err != nil {
 		return err
 	}
 	return c.empty()

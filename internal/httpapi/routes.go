@@ -162,7 +162,7 @@ func health(c *call) error {
 }
 
 func ready(c *call) error {
-	if err := c.h.broker.Ready(c.r.Context()); err != nil {
+	if err := c.h.broker.Ready(c.ctx()); err != nil {
 		return posthaste.Errorf(posthaste.CodeUnavailable, "the store does not answer")
 	}
 	return health(c)
@@ -215,7 +215,7 @@ func enqueue(c *call) error {
 
 // publish accepts one item and answers.
 func (c *call) publish(item broker.Item) error {
-	results, daily, err := c.h.broker.Publish(c.r.Context(), c.who, []broker.Item{item})
+	results, daily, err := c.h.broker.Publish(c.ctx(), c.who, []broker.Item{item})
 	if err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func getMessage(c *call) error {
 	if err != nil {
 		return err
 	}
-	m, err := c.h.broker.Message(c.r.Context(), c.who, posthaste.MessageID(id))
+	m, err := c.h.broker.Message(c.ctx(), c.who, posthaste.MessageID(id))
 	if err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func cancelMessage(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.Cancel(c.r.Context(), c.who, posthaste.MessageID(id)); err != nil {
+	if err := c.h.broker.Cancel(c.ctx(), c.who, posthaste.MessageID(id)); err != nil {
 		return err
 	}
 	c.json(http.StatusOK, wire.AppendCancelled(nil, 1))
@@ -296,7 +296,7 @@ func (c *call) logs(rt wire.LogRoute) error {
 	if err != nil {
 		return err
 	}
-	page, cursor, err := c.h.broker.Logs(c.r.Context(), c.who, f)
+	page, cursor, err := c.h.broker.Logs(c.ctx(), c.who, f)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func listDead(c *call) error {
 	if err != nil {
 		return err
 	}
-	page, cursor, err := c.h.broker.DeadLetters(c.r.Context(), c.who, f)
+	page, cursor, err := c.h.broker.DeadLetters(c.ctx(), c.who, f)
 	if err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func getDead(c *call) error {
 	if err != nil {
 		return err
 	}
-	d, err := c.h.broker.DeadLetter(c.r.Context(), c.who, posthaste.DeadLetterID(id))
+	d, err := c.h.broker.DeadLetter(c.ctx(), c.who, posthaste.DeadLetterID(id))
 	if err != nil {
 		return err
 	}
@@ -339,7 +339,7 @@ func deleteDead(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.DeleteDead(c.r.Context(), c.who, posthaste.DeadLetterID(id)); err != nil {
+	if err := c.h.broker.DeleteDead(c.ctx(), c.who, posthaste.DeadLetterID(id)); err != nil {
 		return err
 	}
 	return c.empty()
@@ -377,7 +377,7 @@ func retryDead(c *call) error {
 		if err != nil {
 			return err
 		}
-		made, err := c.h.broker.RetryDead(c.r.Context(), c.who, posthaste.DeadLetterID(id), in)
+		made, err := c.h.broker.RetryDead(c.ctx(), c.who, posthaste.DeadLetterID(id), in)
 		if err != nil {
 			return err
 		}
@@ -397,7 +397,7 @@ func retryDead(c *call) error {
 }
 
 func getKeys(c *call) error {
-	keys, err := c.h.broker.Keys(c.r.Context(), c.who)
+	keys, err := c.h.broker.Keys(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -406,7 +406,7 @@ func getKeys(c *call) error {
 }
 
 func rotateKeys(c *call) error {
-	keys, err := c.h.broker.RotateKeys(c.r.Context(), c.who)
+	keys, err := c.h.broker.RotateKeys(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -415,7 +415,7 @@ func rotateKeys(c *call) error {
 }
 
 func listQueues(c *call) error {
-	queues, err := c.h.broker.Queues(c.r.Context(), c.who)
+	queues, err := c.h.broker.Queues(c.ctx(), c.who)
 	if err != nil {
 		return err
 	}
@@ -432,7 +432,7 @@ func upsertQueue(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.UpsertQueue(c.r.Context(), c.who, q); err != nil {
+	if err := c.h.broker.UpsertQueue(c.ctx(), c.who, q); err != nil {
 		return err
 	}
 	return c.empty()
@@ -443,7 +443,7 @@ func getQueue(c *call) error {
 	if err != nil {
 		return err
 	}
-	q, err := c.h.broker.Queue(c.r.Context(), c.who, name)
+	q, err := c.h.broker.Queue(c.ctx(), c.who, name)
 	if err != nil {
 		return err
 	}
@@ -456,7 +456,7 @@ func deleteQueue(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.broker.DeleteQueue(c.r.Context(), c.who, name); err != nil {
+	if err := c.h.broker.DeleteQueue(c.ctx(), c.who, name); err != nil {
 		return err
 	}
 	return c.empty()
@@ -468,7 +468,7 @@ func pauseQueue(paused bool) func(*call) error {
 		if err != nil {
 			return err
 		}
-		if err := c.h.broker.PauseQueue(c.r.Context(), c.who, name, paused); err != nil {
+		if err := c.h.broker.PauseQueue(c.ctx(), c.who, name, paused); err != nil {
 			return err
 		}
 		return c.empty()
