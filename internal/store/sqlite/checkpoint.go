@@ -127,7 +127,11 @@ func (e *Engine) checkpoints() {
 		}
 		if conn == nil {
 			var err error
-			if conn, err = e.connect(sqlite.OpenReadWrite, "synchronous = FULL", "cache_size = 16"); err != nil {
+			sync := "synchronous = FULL"
+			if e.wal.noSync {
+				sync = "synchronous = OFF"
+			}
+			if conn, err = e.connect(sqlite.OpenReadWrite, sync, "cache_size = 16"); err != nil {
 				e.log.Warn("open the data file for checkpoints", "error", err)
 				continue
 			}

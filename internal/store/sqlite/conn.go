@@ -63,8 +63,20 @@ func (e *Engine) connect(flags sqlite.OpenFlags, pragmas ...string) (*conn, erro
 		return nil, err
 	}
 	c.SetBusyTimeout(busyTimeout)
-	for _, p := range append([]string{"journal_mode = WAL", "wal_autocheckpoint = 0", "temp_store = MEMORY"}, pragmas...) {
-		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+p, nil); err != nil {
+	all := []string{"journal_mode = WAL", "wal_autocheckpoint = 0", "temp_store = MEMORY"}
+	if e.wal.noSync {
+		all = append([]string{"synchronous = OFF"}, all...) // while the file is made
+	}
+	for _, p := range append(all, pragmas...) {
+		var got string
+		err := sqlitex.ExecuteTransient(c, "PRAGMA "+p, &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			got = s.ColumnText(0)
+			return nil
+		}})
+		if err == nil && p == "journal_mode = WAL" && got != "wal" {
+			err = posthaste.Errorf(posthaste.CodeUnavailable, "the file system of %s cannot be shared by several connections", e.path)
+		}
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", p, err), c.Close())
 		}
 	}

@@ -82,7 +82,9 @@ func (e *Engine) Join(ctx context.Context, node store.NodeInfo) (store.Lease, er
 		return err
 	})
 	if err != nil {
-		return store.Lease{}, errors.Join(err, e.lease.file.Close())
+		f := e.lease.file
+		e.lease.file = nil
+		return store.Lease{}, errors.Join(err, f.Close())
 	}
 	e.lease.node = n
 	return store.Lease{NodeEpoch: n, TTL: node.TTL, Expires: time.Now().Add(node.TTL)}, nil

@@ -42,6 +42,8 @@ func newQueries(c *conn) *queries {
 		markCols    = "id, at, n"
 		deadCols    = "ms, seq, message, data"
 	)
+	// The plus before the parameter of a limit hides it from the planner, which otherwise would look at its value and prepare
+	// the statement again whenever that changes.
 	p := c.prepare
 	return &queries{
 		c:       c,
@@ -91,10 +93,10 @@ func newQueries(c *conn) *queries {
 
 		createdUp:   p("SELECT id, at_once FROM messages WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
 		createdDown: p("SELECT id, at_once FROM messages WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT +?"),
-		startedUp:   p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) >= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY started, id, n LIMIT ?5"),
-		startedDown: p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) <= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY started DESC, id DESC, n DESC LIMIT ?5"),
-		endedUp:     p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) >= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY ended, id, n LIMIT ?5"),
-		endedDown:   p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) <= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY ended DESC, id DESC, n DESC LIMIT ?5"),
+		startedUp:   p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) >= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY started, id, n LIMIT +?5"),
+		startedDown: p("SELECT " + attemptCols + " FROM attempts WHERE at_once = 0 AND tenant = ?1 AND (started, id) <= (?2, ?3) AND NOT (started = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY started DESC, id DESC, n DESC LIMIT +?5"),
+		endedUp:     p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) >= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 <= ?4) ORDER BY ended, id, n LIMIT +?5"),
+		endedDown:   p("SELECT " + attemptCols + " FROM attempts WHERE tenant = ?1 AND (ended, id) <= (?2, ?3) AND NOT (ended = ?2 AND id = ?3 AND n & 1048575 >= ?4) ORDER BY ended DESC, id DESC, n DESC LIMIT +?5"),
 		marksUp:     p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) > (?, ?, ?) ORDER BY at, id, n LIMIT +?"),
 		marksDown:   p("SELECT " + markCols + " FROM marks WHERE tenant = ? AND (at, id, n) < (?, ?, ?) ORDER BY at DESC, id DESC, n DESC LIMIT +?"),
 	}

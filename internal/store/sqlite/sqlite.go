@@ -262,6 +262,9 @@ func (w *writer) close() {
 			w.e.log.Warn("note the time", "error", err)
 		}
 	}
+	if w.e.wal.noSync {
+		w.c.prepare("PRAGMA synchronous = OFF").run() //nolint:errcheck // it would only save time
+	}
 	if err := w.c.Close(); err != nil {
 		w.e.log.Warn("close the data file", "error", err)
 	}

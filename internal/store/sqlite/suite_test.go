@@ -21,23 +21,53 @@ func openSuite(tb testing.TB) *storetest.Harness {
 func openIn(tb testing.TB, dir func(testing.TB) string) *storetest.Harness {
 	tb.Helper()
 	clock := storetest.NewClock()
-	path := filepath.Join(dir(tb), "data")
-	h := &storetest.Harness{
-		Engine: open(tb, sqlite.Config{Path: path, Clock: clock}), Now: clock.Now, Advance: clock.Advance, OneNode: true,
+	var path string
+	var crash func(point string) // called at the points of a commit; nil: nothing
+	start := func(tb testing.TB) store.Engine {
+		return open(tb, sqlite.Config{Path: path, Clock: clock, Hook: func(point string) {
+			if crash != nil {
+				crash(point)
+			}
+		}})
 	}
-	h.Crash = func(tb testing.TB) store.Engine {
-		next := filepath.Join(dir(tb), "data")
+	copyTo := func(tb testing.TB, next string) {
 		for _, suffix := range []string{"", "-wal"} {
 			data, err := os.ReadFile(path + suffix)
 			if err == nil {
 				err = os.WriteFile(next+suffix, data, 0o600)
 			}
 			if err != nil {
-				tb.Fatal(err)
+				tb.Error(err)
 			}
 		}
+	}
+	path = filepath.Join(dir(tb), "data")
+	h := &storetest.Harness{Engine: start(tb), Now: clock.Now, Advance: clock.Advance, OneNode: true}
+	h.Crash = func(tb testing.TB) store.Engine {
+		next := filepath.Join(dir(tb), "data")
+		copyTo(tb, next)
 		path = next
-		return open(tb, sqlite.Config{Path: path, Clock: clock})
+		return start(tb)
+	}
+	n := 0
+	h.CrashIn = func(tb testing.TB, op store.Op) store.Engine {
+		points := []string{"before-commit", "after-commit", "before-answer"}
+		at, next := points[n%len(points)], filepath.Join(dir(tb), "data")
+		n++
+		done := false
+		crash = func(point string) {
+			if point == at && !done {
+				copyTo(tb, next)
+				done = true
+			}
+		}
+		h.Engine.Do(tb.Context(), 0, op) //nolint:errcheck // whoever submitted it has died
+		crash = nil
+		if !done { // the operation failed, and there was no commit
+			copyTo(tb, next)
+		}
+		path = next
+		return start(tb)
 	}
 	return h
 }

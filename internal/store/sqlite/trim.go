@@ -40,7 +40,7 @@ func newTrims(c *conn) trims {
 	return trims{
 		expired:    p("SELECT tenant, key FROM dedup WHERE expires <= ? ORDER BY expires LIMIT +?"),
 		dropDedup:  p("DELETE FROM dedup WHERE tenant = ? AND key = ?"),
-		oldQuota:   p("SELECT tenant, day FROM quota WHERE day < ? LIMIT +?"),
+		oldQuota:   p("SELECT tenant, day FROM quota WHERE day < ? ORDER BY day LIMIT +?"),
 		dropQuota:  p("DELETE FROM quota WHERE tenant = ? AND day = ?"),
 		deadTenant: p("SELECT tenant FROM dead_letters WHERE tenant > ? ORDER BY tenant LIMIT 1"),
 		oldDead:    p("SELECT ms, seq FROM dead_letters WHERE tenant = ? AND ms < ? ORDER BY ms, seq LIMIT +?"),

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -13,9 +14,10 @@ import (
 )
 
 // mirror keeps the state of a store in maps: what operations changed, in the order in which they decided. The suites compare
-// an engine with one. It has no locks and scans whatever it looks for.
+// an engine with one. It scans whatever it looks for.
 type mirror struct {
 	shards   int
+	mu       sync.Mutex
 	versions map[posthaste.TenantID]int64
 	config   map[store.ConfigKey]*store.ConfigRow
 	quota    map[store.QuotaKey]int64
@@ -60,8 +62,14 @@ func find[K comparable, T any](m map[K]*T, keys []K) []*T {
 	return out
 }
 
+func (s *mirror) lock() func() {
+	s.mu.Lock()
+	return s.mu.Unlock
+}
+
 // View returns copies of what an operation wants.
 func (s *mirror) View(w *store.Want, now time.Time) *store.View {
+	defer s.lock()()
 	v := &store.View{
 		Now: now, Config: find(s.config, w.Config), Dedup: find(s.dedup, w.Dedup), Gates: find(s.gates, w.Gates),
 		Slots: find(s.slots, w.Slots), Dead: find(s.dead, w.Dead), Tickets: find(s.tickets, w.Tickets),
@@ -95,6 +103,7 @@ func put[K comparable, T any](m map[K]*T, rows []*T, key func(*T) K) {
 
 // Apply carries out what an operation decided.
 func (s *mirror) Apply(c *store.Changes, now time.Time) {
+	defer s.lock()()
 	put(s.messages, c.Messages, func(m *posthaste.Message) posthaste.MessageID { return m.ID })
 	put(s.tickets, c.Put, func(t *store.Ticket) posthaste.MessageID { return t.ID })
 	for _, t := range c.Drop {
@@ -190,6 +199,7 @@ func earlier(p *time.Time, t time.Time) {
 }
 
 func (s *mirror) NextDue(context.Context) ([]store.ShardDue, error) {
+	defer s.lock()()
 	out := make([]store.ShardDue, s.shards)
 	for i := range out {
 		out[i].Shard = int16(i)
@@ -210,20 +220,24 @@ func (s *mirror) NextDue(context.Context) ([]store.ShardDue, error) {
 }
 
 func (s *mirror) Version(_ context.Context, tenant posthaste.TenantID) (int64, error) {
+	defer s.lock()()
 	return s.versions[tenant], nil
 }
 
 func (s *mirror) Config(_ context.Context, key store.ConfigKey) (*store.ConfigRow, error) {
+	defer s.lock()()
 	return clone(s.config[key]), nil
 }
 
 func (s *mirror) ConfigList(_ context.Context, tenant posthaste.TenantID, kind store.ConfigKind, after string, limit int) ([]*store.ConfigRow, error) {
+	defer s.lock()()
 	return collect(s.config,
 		func(r *store.ConfigRow) bool { return r.Tenant == tenant && r.Kind == kind && r.Name > after },
 		func(a, b *store.ConfigRow) int { return strings.Compare(a.Name, b.Name) }, limit), nil
 }
 
 func (s *mirror) FindConfig(_ context.Context, kind store.ConfigKind, name string) (*store.ConfigRow, error) {
+	defer s.lock()()
 	for k, r := range s.config {
 		if k.Kind == kind && k.Name == name {
 			return clone(r), nil
@@ -233,6 +247,7 @@ func (s *mirror) FindConfig(_ context.Context, kind store.ConfigKind, name strin
 }
 
 func (s *mirror) Tenants(_ context.Context, after posthaste.TenantID, limit int) ([]posthaste.TenantID, error) {
+	defer s.lock()()
 	all := slices.Sorted(maps.Keys(s.versions))
 	all = slices.DeleteFunc(all, func(t posthaste.TenantID) bool { return t <= after })
 	return all[:min(limit, len(all))], nil
@@ -244,6 +259,7 @@ func (s *mirror) Message(ctx context.Context, tenant posthaste.TenantID, id post
 }
 
 func (s *mirror) Messages(_ context.Context, keys []store.MessageKey) ([]*posthaste.Message, error) {
+	defer s.lock()()
 	out := make([]*posthaste.Message, len(keys))
 	for i, k := range keys {
 		if m := s.messages[k.ID]; m != nil && m.Tenant == k.Tenant {
@@ -270,6 +286,7 @@ func signed(c int, desc bool) int {
 }
 
 func (s *mirror) MessageList(_ context.Context, tenant posthaste.TenantID, from posthaste.MessageID, p store.Page) ([]*posthaste.Message, error) {
+	defer s.lock()()
 	return collect(s.messages,
 		func(m *posthaste.Message) bool {
 			return m.Tenant == tenant && beyond(cmp.Compare(m.ID, from), from == "", p.Desc)
@@ -278,69 +295,84 @@ func (s *mirror) MessageList(_ context.Context, tenant posthaste.TenantID, from 
 }
 
 func (s *mirror) Ticket(_ context.Context, id posthaste.MessageID) (*store.Ticket, error) {
+	defer s.lock()()
 	return clone(s.tickets[id]), nil
 }
 
 func (s *mirror) Tickets(_ context.Context, ids []posthaste.MessageID) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return find(s.tickets, ids), nil
 }
 
 func (s *mirror) TicketList(_ context.Context, tenant posthaste.TenantID, after posthaste.MessageID, limit int) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return collect(s.tickets, func(t *store.Ticket) bool { return t.Tenant == tenant && t.ID > after }, byID, limit), nil
 }
 
 func (s *mirror) Ripening(_ context.Context, r store.Ripe) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return s.ripe(r), nil
 }
 
 func (s *mirror) Awake(_ context.Context, shard int16, before time.Time, limit int) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return collect(s.tickets, func(t *store.Ticket) bool {
 		return t.Phase == posthaste.PhaseWaiting && t.ParkedAt.Shard == shard && !t.Due.IsZero() && !t.Due.After(before)
 	}, byDue, limit), nil
 }
 
 func (s *mirror) Heads(_ context.Context, ref store.GateRef, limit int) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return s.heads(ref, limit), nil
 }
 
 func (s *mirror) Claims(_ context.Context, n store.NodeEpoch, after posthaste.MessageID, limit int) ([]*store.Ticket, error) {
+	defer s.lock()()
 	return collect(s.tickets, func(t *store.Ticket) bool {
 		return t.Phase == posthaste.PhaseClaimed && (n == store.NodeEpoch{} || t.Node == n) && t.ID > after
 	}, byID, limit), nil
 }
 
 func (s *mirror) Gate(_ context.Context, ref store.GateRef) (*store.Gate, error) {
+	defer s.lock()()
 	return clone(s.gates[ref]), nil
 }
 
 func (s *mirror) GateList(_ context.Context, tenant posthaste.TenantID, kind store.Kind, after string, limit int) ([]*store.Gate, error) {
+	defer s.lock()()
 	return collect(s.gates,
 		func(g *store.Gate) bool { return g.Tenant == tenant && g.Kind == kind && g.Name > after },
 		func(a, b *store.Gate) int { return strings.Compare(a.Name, b.Name) }, limit), nil
 }
 
 func (s *mirror) Slot(_ context.Context, ref store.SlotRef) (*store.Slot, error) {
+	defer s.lock()()
 	return clone(s.slots[ref]), nil
 }
 
 func (s *mirror) Dedup(_ context.Context, key store.DedupKey) (*store.Dedup, error) {
+	defer s.lock()()
 	return clone(s.dedup[key]), nil
 }
 
 func (s *mirror) Quota(_ context.Context, key store.QuotaKey) (int64, error) {
+	defer s.lock()()
 	return s.quota[key], nil
 }
 
 func (s *mirror) Tick(_ context.Context, ref store.TickRef) (*store.Tick, error) {
+	defer s.lock()()
 	return clone(s.ticks[ref]), nil
 }
 
 func (s *mirror) DueTicks(_ context.Context, before time.Time, limit int) ([]*store.Tick, error) {
+	defer s.lock()()
 	return collect(s.ticks, func(t *store.Tick) bool { return !t.Next.IsZero() && !t.Next.After(before) },
 		func(a, b *store.Tick) int { return a.Next.Compare(b.Next) }, limit), nil
 }
 
 func (s *mirror) Attempts(_ context.Context, tenant posthaste.TenantID, id posthaste.MessageID) ([]*posthaste.Attempt, error) {
+	defer s.lock()()
 	var out []*posthaste.Attempt
 	for _, a := range s.attempts[id] {
 		if a.Tenant == tenant {
@@ -351,6 +383,7 @@ func (s *mirror) Attempts(_ context.Context, tenant posthaste.TenantID, id posth
 }
 
 func (s *mirror) Marks(_ context.Context, tenant posthaste.TenantID, id posthaste.MessageID) ([]store.Mark, error) {
+	defer s.lock()()
 	return slices.DeleteFunc(slices.Clone(s.marks[id]), func(m store.Mark) bool { return m.Tenant != tenant }), nil
 }
 
@@ -359,6 +392,7 @@ func comparePos(a, b store.LogPos) int {
 }
 
 func (s *mirror) LogRows(_ context.Context, tenant posthaste.TenantID, stream store.LogStream, from store.LogPos, p store.Page) ([]store.LogRow, error) {
+	defer s.lock()()
 	var rows []store.LogRow
 	switch stream {
 	case store.StreamCreated:
@@ -400,6 +434,7 @@ func (s *mirror) LogRows(_ context.Context, tenant posthaste.TenantID, stream st
 }
 
 func (s *mirror) DeadLetter(_ context.Context, key store.DeadKey) (*posthaste.DeadLetter, error) {
+	defer s.lock()()
 	return clone(s.dead[key]), nil
 }
 
@@ -410,6 +445,7 @@ func compareDead(a, b posthaste.DeadLetterID) int {
 }
 
 func (s *mirror) DeadLetters(_ context.Context, tenant posthaste.TenantID, from posthaste.DeadLetterID, p store.Page) ([]*posthaste.DeadLetter, error) {
+	defer s.lock()()
 	return collect(s.dead,
 		func(d *posthaste.DeadLetter) bool {
 			return d.Tenant == tenant && (from == "" || beyond(compareDead(d.ID, from), false, p.Desc))
@@ -417,23 +453,41 @@ func (s *mirror) DeadLetters(_ context.Context, tenant posthaste.TenantID, from 
 		func(a, b *posthaste.DeadLetter) int { return signed(compareDead(a.ID, b.ID), p.Desc) }, p.Limit), nil
 }
 
-// Trim removes what retention lets go.
-func (s *mirror) Trim(p store.TrimParams) {
-	for k, d := range s.dead {
-		if !p.Dead.IsZero() && d.At.Before(p.Dead) {
-			delete(s.dead, k)
+// Trim carries out a step of retention and reports whether it came to its bound.
+func (s *mirror) Trim(p store.TrimParams) (more bool) {
+	defer s.lock()()
+	left := p.Limit
+	for k, d := range s.dedup {
+		if left > 0 && !d.Expires.After(p.Now) {
+			delete(s.dedup, k)
+			left--
 		}
 	}
 	kept := map[posthaste.MessageID]bool{}
-	for _, d := range s.dead {
+	for k, d := range s.dead {
+		if left > 0 && !p.Dead.IsZero() && d.At.Before(p.Dead) {
+			delete(s.dead, k)
+			left--
+			continue
+		}
 		kept[d.Message] = true
 	}
 	for id, end := range s.ended {
-		if !p.Messages.IsZero() && end.Before(p.Messages) && !kept[id] {
+		if left > 0 && !p.Messages.IsZero() && end.Before(p.Messages) && !kept[id] {
 			delete(s.messages, id)
 			delete(s.attempts, id)
 			delete(s.marks, id)
 			delete(s.ended, id)
+			left--
 		}
 	}
+	for ref, g := range s.gates {
+		idle := g.InUse == 0 && g.Waiting == 0 && g.Live == 0 && !p.Now.Before(g.WindowStart.Add(g.Period))
+		set := g.Kind == store.KindQueue || g.Paused || g.PinnedParallelism || g.PinnedRate
+		if left > 0 && idle && !set && p.Now.Sub(g.TouchedAt) > 10*time.Minute {
+			delete(s.gates, ref)
+			left--
+		}
+	}
+	return left == 0
 }

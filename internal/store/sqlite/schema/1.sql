@@ -97,6 +97,7 @@ CREATE TABLE quota (
     n      INTEGER NOT NULL,
     PRIMARY KEY (tenant, day)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX quota_day ON quota (day);
 
 CREATE TABLE ticks (
     tenant   INTEGER NOT NULL,

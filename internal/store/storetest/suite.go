@@ -1,0 +1,92 @@
+package storetest
+
+import (
+	"testing"
+)
+
+// Run checks what package store and package ledger promise, one subtest per promise.
+func Run(t *testing.T, open func(testing.TB) *Harness) {
+	t.Helper()
+	for _, c := range []struct {
+		name string
+		test func(*bed)
+	}{
+		{"accept/plain starts at once", testPlain},
+		{"accept/content survives", testContent},
+		{"accept/without room it is ready", testReady},
+		{"accept/delayed", testDelayed},
+		{"accept/all or nothing", testAllOrNothing},
+		{"accept/stale version", testVersion},
+		{"accept/daily limit", testDailyLimit},
+		{"accept/ids", testIDs},
+		{"accept/deduplication", testDedup},
+		{"accept/deduplication among tenants", testDedupTenants},
+		{"accept/tick fires once", testTick},
+		{"accept/tick and configuration", testTickConfiguration},
+		{"settle/retries", testRetries},
+		{"settle/non-retryable", testNonRetryable},
+		{"settle/old fence", testFence},
+		{"settle/callbacks", testCallbacks},
+		{"settle/callbacks start with the settlement", testCallbackStarts},
+		{"settle/quota of callbacks", testCallbackQuota},
+		{"dead letters/requeue", testRequeue},
+		{"dead letters/requeue at once", testRequeueRace},
+		{"dead letters/delete", testDeleteDead},
+		{"dead letters/paging", testDeadPaging},
+		{"queue/order", testQueueOrder},
+		{"queue/parallelism", testQueueParallelism},
+		{"queue/no room", testQueueNoRoom},
+		{"queue/retry keeps the slot", testRetryKeepsSlot},
+		{"queue/callbacks hold the slot", testCallbackSlot},
+		{"queue/pause", testQueuePause},
+		{"queue/delayed", testQueueDelayed},
+		{"queue/delete", testQueueDelete},
+		{"queue/delete a long one", testQueueDeleteLong},
+		{"queue/edit that fails", testEditFails},
+		{"flow/parallelism", testFlowParallelism},
+		{"flow/rate", testFlowRate},
+		{"flow/each attempt takes a unit", testFlowRetries},
+		{"flow/rate and parallelism", testFlowBoth},
+		{"flow/keys together or none", testFlowTogether},
+		{"flow/from gate to gate", testFlowMoves},
+		{"flow/priority", testFlowPriority},
+		{"flow/newest limits", testFlowNewest},
+		{"flow/pins", testFlowPins},
+		{"flow/pause", testFlowPause},
+		{"flow/reset", testFlowReset},
+		{"flow/tenant", testTenantGate},
+		{"flow/queue and key", testQueueAndKey},
+		{"flow/long list", testFlowLong},
+		{"flow/slot holder at a paused queue", testFlowPausedQueue},
+		{"cancel/waiting", testCancelWaiting},
+		{"cancel/running", testCancelRunning},
+		{"cancel/retrying", testCancelRetrying},
+		{"cancel/released or recovered", testCancelReleased},
+		{"cancel/many at one gate", testCancelMany},
+		{"cancel/outdated reading", testCancelOutdated},
+		{"release/rate unit", testRelease},
+		{"node/leases", testLeases},
+		{"node/recover", testRecover},
+		{"node/recover in steps", testRecoverSteps},
+		{"node/crash loses nothing", testCrash},
+		{"configuration/rows", testConfig},
+		{"configuration/lists", testConfigLists},
+		{"log/streams", testLogStreams},
+		{"log/released attempt", testLogReleased},
+		{"read/unknown keys", testUnknown},
+		{"read/tenants are apart", testTenantsApart},
+		{"read/lists", testLists},
+		{"read/what is next", testNextDue},
+		{"read/fairness", testFairness},
+		{"commit/one of many fails", testBatch},
+		{"commit/later sees earlier", testBatchOrder},
+		{"commit/context", testContext},
+		{"commit/time", testTime},
+		{"trim/keeps what is needed", testTrim},
+		{"trim/dead letters", testTrimDead},
+		{"trim/other rows", testTrimRest},
+		{"trim/steps", testTrimSteps},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(newBed(t, open)) })
+	}
+}
