@@ -70,7 +70,7 @@ type Dispatcher struct {
 	nonces *ledger.Nonces
 	log    *slog.Logger
 
-	lease atomic.Pointer[store.Lease]
+	life atomic.Pointer[life] // nil while the node has no lease
 
 	free    atomic.Int64  // attempts that may start yet; never negative
 	starved atomic.Bool   // the loop waits for room
@@ -87,6 +87,14 @@ type Dispatcher struct {
 
 	hosts *hosts
 	ahead ahead // owned by the loop
+}
+
+// life is the time between joining the store and losing the lease, or the stop.
+type life struct {
+	node  store.NodeEpoch
+	lease store.Lease     // keepLease's own
+	work  context.Context // ends when the attempts of this life are to be cut off
+	cut   context.CancelCauseFunc
 }
 
 // errShutdown is why attempts are cut off at a stop.
@@ -127,17 +135,18 @@ func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.N
 	}
 	d.hosts = newHosts(engine.Shards(), cfg.PerHost, cfg.BreakHosts)
 	d.free.Store(int64(cfg.MaxInFlight))
-	d.work, d.cut = context.WithCancelCause(context.Background())
 	return d
 }
 
 // Join takes the node's lease. Nothing can be claimed before.
 func (d *Dispatcher) Join(ctx context.Context) error {
-	l, err := d.engine.Join(ctx, d.cfg.Node)
+	lease, err := d.engine.Join(ctx, d.cfg.Node)
 	if err != nil {
 		return err
 	}
-	d.lease.Store(&l)
+	l := &life{node: lease.NodeEpoch, lease: lease}
+	l.work, l.cut = context.WithCancelCause(context.Background())
+	d.life.Store(l)
 	return nil
 }
 
@@ -146,11 +155,11 @@ func (d *Dispatcher) InFlight() int { return d.cfg.MaxInFlight - int(d.free.Load
 
 // Reserve sets room aside for up to n attempts that an operation may claim. The caller hands it back with [Dispatcher.Begin].
 func (d *Dispatcher) Reserve(n int) ledger.Node {
-	l := d.lease.Load()
+	l := d.life.Load()
 	if l == nil || d.stop.Load() {
 		return ledger.Node{}
 	}
-	node := ledger.Node{NodeEpoch: l.NodeEpoch, Hosts: d.hosts.snapshot(), Shards: d.hosts.shards}
+	node := d.node(l)
 	for {
 		free := d.free.Load()
 		take := min(int64(n), free)
@@ -163,6 +172,27 @@ func (d *Dispatcher) Reserve(n int) ledger.Node {
 		}
 	}
 }
+
+// node describes the node to an operation, without room yet.
+func (d *Dispatcher) node(l *life) ledger.Node {
+	return ledger.Node{NodeEpoch: l.node, Hosts: d.hosts.snapshot(), Shards: d.hosts.shards}
+}
+
+// of returns the life in which a ticket was claimed, or one that is over if that is not the present one.
+func (d *Dispatcher) of(t *store.Ticket) *life {
+	if l := d.life.Load(); l != nil && l.node == t.Node {
+		return l
+	}
+	return overLife
+}
+
+// overLife stands for every life that is over.
+var overLife = func() *life {
+	l := &life{}
+	l.work, l.cut = context.WithCancelCause(context.Background())
+	l.cut(errLease)
+	return l
+}()
 
 // giveBack returns room.
 func (d *Dispatcher) giveBack(n int) {
@@ -225,15 +255,16 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	room = 1 // this attempt's own place
 	t := s.Ticket
 	m := s.Message
+	l := d.of(t)
 	if m == nil {
-		if m = d.read(t); m == nil {
+		if m = d.read(l.work, t); m == nil {
 			d.attemptEnded(t, "", "")
 			d.release(t, true)
 			return nil, room
 		}
 	}
 	d.hook("mid-attempt")
-	res := d.send.Attempt(d.work, m, t.Attempt)
+	res := d.send.Attempt(l.work, m, t.Attempt)
 	if res == nil {
 		d.attemptEnded(t, "", "")
 		d.release(t, false)
@@ -251,8 +282,9 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		more += 4
 	}
 	op.Nonces[2] = d.nonces.Next()
-	if l := d.lease.Load(); l != nil {
-		op.Node = ledger.Node{NodeEpoch: l.NodeEpoch, Room: 1, Hosts: d.hosts.snapshot(), Shards: d.hosts.shards}
+	if now := d.life.Load(); now != nil {
+		op.Node = d.node(now)
+		op.Node.Room = 1
 	}
 	if more > 0 {
 		op.Node.Room += d.Reserve(more).Room
@@ -265,7 +297,7 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	if d.cfg.Prepare != nil {
 		d.cfg.Prepare(op)
 	}
-	if err := d.persist(t, op); err != nil {
+	if err := d.persist(l.work, t, op); err != nil {
 		d.log.Error("settlement not recorded; the attempt will be repeated", "message_id", t.ID, "err", err)
 		return nil, room
 	}
@@ -287,9 +319,9 @@ func lateness(m *posthaste.Message, a *posthaste.Attempt) time.Duration {
 	return a.StartedAt.Sub(m.NotBefore)
 }
 
-// persist submits an operation until it is durable. While the store cannot commit it tries again, until the node stops.
-func (d *Dispatcher) persist(t *store.Ticket, op store.Op) error {
-	ctx := context.WithoutCancel(d.work)
+// persist submits an operation until it is durable. While the store cannot commit it tries again, until work ends.
+func (d *Dispatcher) persist(work context.Context, t *store.Ticket, op store.Op) error {
+	ctx := context.WithoutCancel(work)
 	wait := 20 * time.Millisecond
 	for {
 		err := d.engine.Do(ctx, lane(t), op)
@@ -298,7 +330,7 @@ func (d *Dispatcher) persist(t *store.Ticket, op store.Op) error {
 		}
 		select {
 		case <-time.After(wait):
-		case <-d.work.Done():
+		case <-work.Done():
 			return err
 		}
 		wait = min(2*wait, 2*time.Second)
@@ -312,10 +344,10 @@ func lane(t *store.Ticket) int {
 }
 
 // read loads the content of a claimed message. It returns nil if the node stops or the store is broken.
-func (d *Dispatcher) read(t *store.Ticket) *posthaste.Message {
+func (d *Dispatcher) read(work context.Context, t *store.Ticket) *posthaste.Message {
 	wait := 20 * time.Millisecond
 	for {
-		m, err := d.engine.Message(d.work, t.Tenant, t.ID)
+		m, err := d.engine.Message(work, t.Tenant, t.ID)
 		switch {
 		case err == nil && m != nil:
 			return m
@@ -325,7 +357,7 @@ func (d *Dispatcher) read(t *store.Ticket) *posthaste.Message {
 		}
 		select {
 		case <-time.After(wait):
-		case <-d.work.Done():
+		case <-work.Done():
 			return nil
 		}
 		wait = min(2*wait, 2*time.Second)
@@ -334,7 +366,7 @@ func (d *Dispatcher) read(t *store.Ticket) *posthaste.Message {
 
 // release gives a claim back. If the store does not take it, the next life of the node will.
 func (d *Dispatcher) release(t *store.Ticket, unsent bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.work), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	op := &ledger.Release{Ticket: t, Unsent: unsent}
 	if err := d.engine.Do(ctx, lane(t), op); err != nil {

@@ -268,7 +268,7 @@ func (d *Dispatcher) editHost(ctx context.Context, ref store.GateRef, edit func(
 // attemptEnded tells the hosts of an attempt, and acts on what that means.
 func (d *Dispatcher) attemptEnded(t *store.Ticket, outcome posthaste.Outcome, text string) {
 	v := d.hosts.end(t, outcome, text, d.clock.Now())
-	ctx := context.WithoutCancel(d.work)
+	ctx := context.Background()
 	switch {
 	case v.block:
 		d.log.Warn("host blocked: it fails to answer; messages to it wait, and probes follow", "tenant", t.Tenant, "host", t.Host, "err", v.reason)

@@ -35,46 +35,79 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case <-grace.C:
 		}
 	}
-	d.cut(errShutdown)
-	<-idle
-	if l := d.lease.Load(); l != nil {
-		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		return d.engine.Leave(leave, *l)
+	l := d.life.Load()
+	if l == nil {
+		<-idle
+		return nil
 	}
-	return nil
+	l.cut(errShutdown)
+	<-idle
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return d.engine.Leave(leave, l.lease)
 }
 
-// keepLease renews the node's lease in real time and takes over what expired nodes left. It runs once at once, so that a
-// node that was killed finds its own claims again.
+// keepLease renews the node's lease in real time and takes over what expired nodes left. It does so once at the start, so that a
+// node that was killed finds its own claims again. A node that lost its lease cuts off its attempts and begins another life.
 func (d *Dispatcher) keepLease(ctx context.Context) {
-	tick := time.NewTicker(d.cfg.Node.TTL / 3)
+	ttl := d.cfg.Node.TTL
+	tick := time.NewTicker(ttl / 3)
 	defer tick.Stop()
 	renewed := time.Now()
 	for {
+		if d.life.Load() == nil {
+			if err := d.rejoin(ctx); err != nil {
+				return
+			}
+			renewed = time.Now()
+		}
 		d.recover(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		l, err := d.engine.Renew(ctx, *d.lease.Load())
+		l := d.life.Load()
+		renew, cancel := context.WithTimeout(ctx, max(ttl*2/3-time.Since(renewed), time.Millisecond))
+		lease, err := d.engine.Renew(renew, l.lease)
+		cancel()
 		switch {
 		case err == nil:
-			d.lease.Store(&l)
+			l.lease = lease
 			renewed = time.Now()
-		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) > d.cfg.Node.TTL*2/3:
-			d.log.Error("lease lost; running attempts are cut off", "err", err)
-			d.cut(errLease)
+		case ctx.Err() != nil:
 			return
+		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) >= ttl*2/3:
+			d.log.Error("lease lost; running attempts are cut off", "err", err)
+			d.life.Store(nil)
+			l.cut(errLease)
 		default:
 			d.log.Warn("lease not renewed", "err", err)
 		}
 	}
 }
 
-// recover takes claims back from lives of nodes that are over, in bounded steps.
+// rejoin takes a new lease, as soon as the store gives one.
+func (d *Dispatcher) rejoin(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := d.Join(ctx)
+		if err == nil {
+			d.log.Info("joined again")
+			return nil
+		}
+		d.log.Warn("not joined again yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// recover takes claims back from lives of nodes that are over, in bounded steps. It ends early rather than delay a renewal.
 func (d *Dispatcher) recover(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Node.TTL/3)
+	defer cancel()
 	expired, err := d.engine.Expired(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
