@@ -121,6 +121,9 @@ func before(at time.Time, latestFirst bool) posthaste.DeadLetterID {
 	if latestFirst {
 		return posthaste.NewDeadLetterID(at.Add(time.Millisecond), 0)
 	}
+	if at.UnixMilli() <= 0 {
+		return "" // everything is later
+	}
 	return posthaste.NewDeadLetterID(at.Add(-time.Millisecond), 1<<32-1)
 }
 

@@ -148,6 +148,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := e.serve(c); err != nil {
+		if r.Context().Err() != nil && errors.Is(err, context.Cause(r.Context())) {
+			err = posthaste.Errorf(posthaste.CodeUnavailable, "the client went away; what was done until then stays done")
+		}
 		if posthaste.CodeOf(err) == posthaste.CodeInternal {
 			h.log.Error("request failed", "request_id", id, "method", r.Method, "route", name, "err", err)
 		}
