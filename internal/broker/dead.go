@@ -94,9 +94,15 @@ func deadCursor(id posthaste.DeadLetterID) string {
 	return wire.Cursor{Millis: at.UnixMilli(), Rest: strconv.FormatUint(uint64(seq), 10)}.String()
 }
 
+// lastMilli is the last millisecond of the year 9999.
+const lastMilli = 253402300799999
+
 // deadStart returns the id behind which a page begins; empty: at the end of the order.
 func deadStart(f wire.DeadFilter) (posthaste.DeadLetterID, error) {
 	if f.Cursor != nil {
+		if f.Cursor.Millis > lastMilli {
+			return "", posthaste.Errorf(posthaste.CodeInvalid, "invalid query parameter: cursor: malformed cursor")
+		}
 		at := time.UnixMilli(f.Cursor.Millis)
 		if f.Cursor.Rest == "" {
 			return before(at, f.LatestFirst), nil

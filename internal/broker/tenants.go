@@ -187,6 +187,11 @@ func (a *Admin) CreateToken(ctx context.Context, id posthaste.TenantID, name str
 	if token == "" {
 		token = NewToken(name)
 	}
+	if row, err := a.engine.FindConfig(ctx, store.ConfigToken, directory.TokenHash(token)); err != nil {
+		return "", err
+	} else if row != nil && row.Tenant != id {
+		return "", posthaste.Errorf(posthaste.CodeConflict, "the token belongs to a tenant already")
+	}
 	value := directory.Encode(directory.TokenRow{Name: name, Scope: scope})
 	return token, a.engine.Do(ctx, 0, &ledger.Configure{
 		Tenant: id,

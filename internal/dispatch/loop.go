@@ -264,11 +264,13 @@ func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (pro
 	op := &ledger.Claim{
 		Ripe: &store.Ripe{Shard: shard, Before: now, Limit: node.Room, PerTenant: d.cfg.PerTenant}, Node: node,
 	}
-	if err := d.engine.Do(ctx, int(shard), op); err != nil {
+	// What is submitted is committed, also if ctx ends meanwhile, and what that claims must begin or be given back.
+	submit := context.WithoutCancel(ctx)
+	if err := d.engine.Do(submit, int(shard), op); err != nil {
 		d.giveBack(node.Room)
 		return false, err
 	}
-	d.fill(ctx, op.Started)
+	d.fill(submit, op.Started)
 	d.Begin(node, &op.Outcome)
 	progress = op.Taken > 0
 	for known := op.Unnamed; len(known) > 0; {
@@ -276,11 +278,11 @@ func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (pro
 		known = known[len(step):]
 		node := d.Reserve(len(step))
 		op := &ledger.Claim{Known: step, Node: node}
-		if err := d.engine.Do(ctx, int(shard), op); err != nil {
+		if err := d.engine.Do(submit, int(shard), op); err != nil {
 			d.giveBack(node.Room)
 			return false, err
 		}
-		d.fill(ctx, op.Started)
+		d.fill(submit, op.Started)
 		d.Begin(node, &op.Outcome)
 		progress = progress || op.Taken > 0
 	}
@@ -460,11 +462,12 @@ func (d *Dispatcher) admit(ctx context.Context, g store.GateRef) error {
 		return err
 	}
 	op := &ledger.Admit{Gate: g, Heads: heads, Node: node}
-	if err := d.engine.Do(ctx, int(g.Shard), op); err != nil {
+	submit := context.WithoutCancel(ctx) // see claim
+	if err := d.engine.Do(submit, int(g.Shard), op); err != nil {
 		d.giveBack(node.Room)
 		return err
 	}
-	d.fillFrom(ctx, op.Started)
+	d.fillFrom(submit, op.Started)
 	d.Begin(node, &op.Outcome)
 	return nil
 }

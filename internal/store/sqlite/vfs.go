@@ -107,7 +107,9 @@ var (
 var registerVFS = sync.OnceValue(func() error {
 	tls := libc.NewTLS()
 	defer tls.Close()
-	arrangeMemory(tls)
+	if !raceDetector {
+		arrangeMemory(tls)
+	}
 	if rc := lib.Xsqlite3_initialize(tls); rc != lib.SQLITE_OK {
 		return fmt.Errorf("initialize SQLite: code %d", rc)
 	}
@@ -169,12 +171,15 @@ func arrangeMemory(tls *libc.TLS) {
 			libc.Xfree(tls, p)
 		}
 	}
-	var header int32
-	if args := libc.NewVaList(uintptr(unsafe.Pointer(&header))); args == 0 ||
-		lib.Xsqlite3_config(tls, lib.SQLITE_CONFIG_PCACHE_HDRSZ, args) != lib.SQLITE_OK {
+	size := libc.Xcalloc(tls, 1, 8)
+	if size == 0 {
 		return
 	}
-	slot := (pageSize + header + 7) &^ 7
+	defer libc.Xfree(tls, size)
+	if lib.Xsqlite3_config(tls, lib.SQLITE_CONFIG_PCACHE_HDRSZ, libc.NewVaList(size)) != lib.SQLITE_OK {
+		return
+	}
+	slot := (pageSize + *at[int32](size) + 7) &^ 7
 	if pool := libc.Xmalloc(tls, libc.Tsize_t(slot*poolPages)); pool != 0 {
 		lib.Xsqlite3_config(tls, lib.SQLITE_CONFIG_PAGECACHE, libc.NewVaList(pool, slot, int32(poolPages)))
 	}

@@ -1,0 +1,6 @@
+//go:build !race
+
+package sqlite
+
+// raceDetector says that the program checks its pointers.
+const raceDetector = false
