@@ -27,11 +27,14 @@ test: ## run the tests that need nothing but Go
 	$(GO) test ./...
 
 .PHONY: lint
-lint: ## check the format and run vet, staticcheck and golangci-lint
+lint: ## check the format and run vet and staticcheck
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -print0 | xargs -0 gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) run $(STATICCHECK) -tags $(TAGS) ./...
+
+.PHONY: lint-full
+lint-full: lint ## lint, and golangci-lint, which takes minutes to build the first time
 	$(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...
 
 .PHONY: bench

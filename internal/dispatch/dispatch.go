@@ -76,8 +76,6 @@ type Dispatcher struct {
 	starved atomic.Bool   // the loop waits for room
 	room    chan struct{} // one token: there is room again
 
-	work context.Context // ends when attempts are to be cut off
-	cut  context.CancelCauseFunc
 	stop atomic.Bool // nothing more is claimed
 	wg   sync.WaitGroup
 

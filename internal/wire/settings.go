@@ -486,7 +486,7 @@ func flowField(rest string, key, value Field) Field {
 func (p *settingsParser) read(s *Settings, f Field) error {
 	v := p.first(f)
 	var err error
-	//exhaustive:ignore // the fields that are read elsewhere do not come here
+	//exhaustive:ignore
 	switch f {
 	case FieldMethod:
 		s.Method, err = parseMethod(v)
@@ -589,7 +589,7 @@ func (p *settingsParser) readCallback(base Field, header posthaste.Header) (*pos
 		}
 		v := p.first(f)
 		var err error
-		//exhaustive:ignore // the fields that are read elsewhere do not come here
+		//exhaustive:ignore
 		switch i {
 		case 0:
 			c.URL, err = v, CheckURLText(v)
