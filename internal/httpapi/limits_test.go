@@ -103,7 +103,7 @@ func TestLimits(t *testing.T) {
 			step{do: "POST /v2/queues", body: `{"queueName":"q","parallelism":3}`, status: 412, want: `{"error":"quota maxQueueParallelism exceeded, current limit: 2"}`},
 			step{do: "POST /v2/topics/g/endpoints", body: `{"endpoints":[{"url":"https://a.test"}]}`, status: 200},
 			step{do: "POST /v2/topics/h/endpoints", body: `{"endpoints":[{"url":"https://a.test"}]}`, status: 412, want: `{"error":"quota maxTopics exceeded, current limit: 1"}`},
-			step{do: "GET /v2/globalParallelism", status: 200, want: `{"parallelismMax":10,"parallelismCount":0}`},
+			step{after: time.Millisecond, do: "GET /v2/globalParallelism", status: 200, want: `{"parallelismMax":10,"parallelismCount":0}`},
 		)
 		if got := s.get("/v2/events?label=cut").list(t, "events")[0]["timeout"]; got != 900000.0 {
 			t.Errorf("got timeout %v, want the plan's 900000", got)

@@ -316,7 +316,7 @@ func (h *history) filters(s *stack, rng *rand.Rand) []filter {
 func TestLogFilters(t *testing.T) {
 	inBubble(t, stackConfig{}, func(t *testing.T, s *stack) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		h := makeHistory(s, rng, 150)
+		h := makeHistory(s, rng, 120)
 		try := func(filters ...filter) {
 			t.Helper()
 			var query []string
@@ -337,7 +337,7 @@ func TestLogFilters(t *testing.T) {
 		for _, f := range h.filters(s, rng) {
 			try(f)
 		}
-		for range 150 {
+		for range 80 {
 			all := h.filters(s, rng)
 			i, j := rng.IntN(len(all)), rng.IntN(len(all))
 			// Values of one parameter are alternatives, so only different ones restrict each other.

@@ -152,8 +152,14 @@ func TestGroupDestinations(t *testing.T) {
 				"callerIP":"203.0.113.7","callerIp":"203.0.113.7"}`},
 		)
 		s.sleep(0)
-		if got := s.dest.take(); len(got) != 7 || got[0].header.Get("Upstash-Topic-Name") != "my-group.v2" {
-			t.Errorf("got %d deliveries, want 7, the first with the group's name", len(got))
+		got, named := s.dest.take(), 0
+		for _, r := range got {
+			if r.header.Get("Upstash-Topic-Name") == "my-group.v2" {
+				named++
+			}
+		}
+		if len(got) != 7 || named != 6 {
+			t.Errorf("got %d deliveries, %d with the group's name, want 7 and 6", len(got), named)
 		}
 	})
 }
@@ -416,7 +422,7 @@ func TestAnswers(t *testing.T) {
 			step{do: "GET /v2/flowControl", status: 200, want: `[]`},
 			step{do: "POST /v2/schedules/https://a.test", status: 400, want: `{"error":"Invalid cron expression empty spec string"}`},
 			step{do: "GET /v2/schedules", status: 200, want: `[]`},
-			step{do: "GET /v2/globalParallelism", status: 200, want: `{"parallelismMax":0,"parallelismCount":0}`},
+			step{after: time.Millisecond, do: "GET /v2/globalParallelism", status: 200, want: `{"parallelismMax":0,"parallelismCount":0}`},
 		)
 		if got := len(s.get("/v2/events?state=CREATED").list(t, "events")); got != 7 {
 			t.Errorf("got %d messages, want the 7 that were accepted", got)

@@ -262,9 +262,10 @@ func TestTokenInQuery(t *testing.T) {
 		)
 		s.sleep(0)
 		got := s.dest.take()
-		for i, want := range []string{"https://example.com/h?k=v", "https://example.com/h?a=1", "https://example.com/h"} {
-			if got[i].url != want {
-				t.Errorf("got delivery to %s, want %s", got[i].url, want)
+		for id, want := range map[string]string{"msg_1": "https://example.com/h?k=v", "msg_2": "https://example.com/h?a=1", "msg_3": "https://example.com/h"} {
+			i := slices.IndexFunc(got, func(r *received) bool { return r.header.Get("Upstash-Message-Id") == s.id(id) })
+			if i < 0 || got[i].url != want {
+				t.Errorf("got %v, want %s delivered to %s", got, id, want)
 			}
 		}
 		for _, r := range got {

@@ -1,0 +1,195 @@
+//go:build sim
+
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// tick is a moment at which a schedule may or must fire.
+type tick struct {
+	at    int64
+	must  bool
+	by    int64 // the latest moment at which it may fire
+	once  int   // of the ticks with this number, if not 0, one may fire
+	item  *item
+	group []string // the endpoints it may fire for, if it is for a group; several if that changed meanwhile
+	fired bool
+}
+
+// ticks holds schedules to their ticks.
+func (c *checker) ticks() {
+	for id, s := range c.h.schedules {
+		c.schedule(id, s)
+	}
+}
+
+func (c *checker) schedule(id string, s *scheduleModel) {
+	// What it made, by moment.
+	made := map[int64][]*message{}
+	var moments []int64
+	for _, m := range c.messages {
+		if m.schedule != id || m.sent != nil || c.repeats(m) || m.source != nil {
+			continue
+		}
+		if made[m.created] == nil {
+			moments = append(moments, m.created)
+		}
+		made[m.created] = append(made[m.created], m)
+	}
+	slices.Sort(moments)
+	due := c.expected(s)
+	for _, at := range moments {
+		list := made[at]
+		for len(list) > 0 {
+			var t *tick
+			for i := range due {
+				d := &due[i]
+				if !d.fired && d.at <= at && at <= d.by && d.item != nil && d.item.body == list[0].body {
+					t = d
+					break
+				}
+			}
+			if t == nil {
+				c.h.badf("schedule %s fired at %s, where there is no tick: %d messages like %s", id, clockTime(at), len(list), list[0].story())
+				return
+			}
+			t.fired = true
+			n := 1
+			if t.item.group() {
+				n = len(c.endpoints(t.item.dest, at))
+				if n == 0 || c.groupChanged(t.item.dest, t.at, at) {
+					n = len(list)
+				}
+			}
+			if len(list) < n {
+				c.h.badf("schedule %s fired at %s for %d of %d endpoints", id, clockTime(at), len(list), n)
+				return
+			}
+			for _, m := range list[:n] {
+				want := at
+				if t.item.delay > 0 {
+					want = max(at, t.at+t.item.delay.Milliseconds())
+				}
+				if m.due != want {
+					c.h.badf("schedule %s: tick at %s: due at %s, want %s: %s", id, clockTime(t.at), clockTime(m.due), clockTime(want), m.story())
+				}
+				if m.queue != t.item.queue || m.MaxRetries != t.item.maxRetries() || m.flows() != flowText(t.item.flows) {
+					c.h.badf("schedule %s made %s, want %s", id, m.story(), t.item)
+				}
+			}
+			list = list[n:]
+		}
+	}
+	for _, t := range due {
+		if t.must && !t.fired && t.by <= c.now {
+			if t.item.group() && len(c.endpoints(t.item.dest, t.at)) == 0 {
+				continue
+			}
+			text := ""
+			for _, l := range c.h.leaps {
+				text += fmt.Sprintf("\n    leap from %s to %s", clockTime(l.from.UnixMilli()), clockTime(l.to.UnixMilli()))
+			}
+			for _, at := range moments {
+				text += fmt.Sprintf("\n    %d at %s", len(made[at]), clockTime(at))
+			}
+			c.h.badf("schedule %s did not fire at %s: %s%s", id, clockTime(t.at), t.item, text)
+			return
+		}
+	}
+}
+
+// expected returns the ticks of a schedule up to now.
+func (c *checker) expected(s *scheduleModel) []tick {
+	var list []tick
+	for i, v := range s.versions {
+		if v.gone || v.paused || v.item == nil {
+			continue
+		}
+		from, to := v.at.UnixMilli(), c.now
+		vague := v.vague
+		if i+1 < len(s.versions) {
+			to = s.versions[i+1].at.UnixMilli()
+		}
+		for at := v.next(from); at <= to && len(list) < 20_000; at = v.next(at) {
+			t := tick{at: at, must: !vague, by: at, item: v.item}
+			c.excuse(&t, to)
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// excuse allows a tick to be late, or missing, if it fell into a trouble, a downtime or a leap.
+func (c *checker) excuse(t *tick, to int64) {
+	for _, l := range c.h.leaps {
+		if from, end := l.from.UnixMilli(), l.to.UnixMilli(); t.at > from && t.at <= end {
+			// The scheduler may notice a leap at its next look only. What is late for too long is skipped.
+			t.by = max(t.by, end+1000)
+			if end-from > 4*60_000 || to <= t.by {
+				t.must = false
+			}
+		}
+	}
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	for _, tr := range c.h.troubles {
+		end := c.now
+		if !tr.to.IsZero() {
+			end = tr.to.UnixMilli() + c.slack()
+		}
+		if t.at < tr.from.UnixMilli() || t.at > end {
+			continue
+		}
+		t.by = max(t.by, end)
+		// One that could not fire before the end of its process, or before the schedule changed, need not fire.
+		if tr.down || tr.to.IsZero() || to <= end || c.troubleFollows(tr, end) {
+			t.must = false
+		}
+	}
+}
+
+// troubleFollows reports whether a node went down before it had got over a trouble.
+func (c *checker) troubleFollows(first *trouble, end int64) bool {
+	for _, tr := range c.h.troubles {
+		if tr != first && !tr.from.Before(first.from) && tr.from.UnixMilli() <= end {
+			return true
+		}
+	}
+	return false
+}
+
+// next returns the first tick after a moment.
+func (v *scheduleVersion) next(ms int64) int64 {
+	if v.every > 0 {
+		anchor, every := v.anchor.UnixMilli(), v.every.Milliseconds()
+		return anchor + max(1, (ms-anchor)/every+1)*every
+	}
+	minute := time.UnixMilli(ms).UTC().Truncate(time.Minute)
+	for {
+		if minute = minute.Add(time.Minute); minute.Minute()%v.minute == 0 {
+			return minute.UnixMilli()
+		}
+	}
+}
+
+// endpoints returns the endpoints of a group at a moment, before any call of that moment.
+func (c *checker) endpoints(name string, ms int64) []string {
+	var list []string
+	for _, ch := range c.h.group(name).past {
+		if ch.at.UnixMilli() < ms {
+			list = ch.values[len(ch.values)-1]
+		}
+	}
+	return list
+}
+
+// groupChanged reports whether a group was changed around the time from one moment to another.
+func (c *checker) groupChanged(name string, from, to int64) bool {
+	return slices.ContainsFunc(c.h.group(name).past, func(ch change[[]string]) bool {
+		at := ch.at.UnixMilli()
+		return at >= from && at <= to || len(ch.values) > 1 && at <= to && from-at < 120_000
+	})
+}
