@@ -6,7 +6,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/store"
 	"github.com/posthaste/posthaste/internal/store/sqlite"
 )
@@ -113,4 +115,92 @@ func benchBatch(b *testing.B, cfg sqlite.Config, size, body int) {
 	after := e.Stats()
 	b.ReportMetric(float64(cpu()-start)/float64(b.N), "cpu-ns/op")
 	b.ReportMetric(float64(after.Ops-before.Ops)/float64(after.Commits-before.Commits), "ops/commit")
+}
+
+// BenchmarkDelayed is the way of a message that waits for its moment: accepted, found when it is ripe and claimed, settled.
+func BenchmarkDelayed(b *testing.B) {
+	const size = 256
+	clock := newClock()
+	e := open(b, sqlite.Config{InMemory: true, Clock: clock})
+	accepts, settles, errs := make([]store.Op, size), make([]store.Op, size), make([]error, size)
+	b.ReportAllocs()
+	start := cpu()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += size {
+		for i := range accepts {
+			a := newAccept(make([]byte, 300))
+			accepts[i] = &op{want: a.want, decide: func(v *store.View, c *store.Changes) error {
+				if err := a.Decide(v, c); err != nil {
+					return err
+				}
+				a.m.ClaimedAtOnce, a.t.Phase, a.t.Due, a.t.Node, a.t.AtOnce = false, posthaste.PhaseDelayed, v.Now.Add(time.Second), store.NodeEpoch{}, false
+				return nil
+			}}
+		}
+		e.DoAll(accepts, errs)
+		clock.advance(time.Minute)
+		var ids []posthaste.MessageID
+		claim := &op{want: store.Want{Ripe: &store.Ripe{Before: clock.Now(), Limit: size, PerTenant: size}}}
+		claim.decide = func(v *store.View, c *store.Changes) error {
+			for _, t := range v.Ripe {
+				t.Phase, t.Node, t.Fence, t.StartedAt = posthaste.PhaseClaimed, store.NodeEpoch{Node: "node-1", Epoch: 1}, 1, v.Now
+				c.Put = append(c.Put, t)
+				ids = append(ids, t.ID)
+			}
+			return nil
+		}
+		do(b, e, claim)
+		if len(ids) != size {
+			b.Fatalf("%d ripe, want %d", len(ids), size)
+		}
+		for i, id := range ids {
+			settles[i] = newSettle(id)
+		}
+		e.DoAll(settles, errs)
+		if err := errors.Join(errs...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(cpu()-start)/float64(b.N), "cpu-ns/op")
+}
+
+// BenchmarkTrim removes settled messages.
+func BenchmarkTrim(b *testing.B) {
+	clock := newClock()
+	e := open(b, sqlite.Config{InMemory: true, Clock: clock})
+	ops, errs := make([]store.Op, 256), make([]error, 256)
+	for done := 0; done < b.N; done += len(ops) {
+		for i := range ops {
+			ops[i] = newAccept(make([]byte, 300))
+		}
+		e.DoAll(ops, errs)
+		for i := range ops {
+			ops[i] = newSettle(ops[i].(*accept).t.ID)
+		}
+		e.DoAll(ops, errs)
+	}
+	clock.advance(time.Hour)
+	p := store.TrimParams{Now: clock.Now(), Messages: clock.Now(), Limit: 500}
+	b.ReportAllocs()
+	start, steps := cpu(), 0
+	b.ResetTimer()
+	for more := true; more; steps++ {
+		var err error
+		if more, err = e.Trim(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(cpu()-start)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(steps), "µs/step")
+	checkEmpty(b, e)
+}
+
+func checkEmpty(b *testing.B, e *sqlite.Engine) {
+	b.Helper()
+	list, err := e.MessageList(b.Context(), tenant, "", store.Page{Limit: 1})
+	if err != nil || len(list) > 0 {
+		b.Errorf("%d messages are left: %v", len(list), err)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -26,20 +25,19 @@ func (l *lease) lock(path string) error {
 	if l.file != nil {
 		return errTaken(path)
 	}
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return posthaste.Wrap(posthaste.CodeUnavailable, "open the lock file", err)
+	f, err := lockFile(path + ".lock")
+	if errors.Is(err, errHeld) {
+		return errTaken(path)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close() //nolint:errcheck // nothing was written
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return errTaken(path)
-		}
+	if err != nil {
 		return posthaste.Wrap(posthaste.CodeUnavailable, "lock "+path+".lock", err)
 	}
 	l.file = f
 	return nil
 }
+
+// errHeld is what lockFile returns when somebody else has locked the file.
+var errHeld = errors.New("the file is locked")
 
 func errTaken(path string) error {
 	return posthaste.Errorf(posthaste.CodeConflict, "another server uses the data file %s", path)

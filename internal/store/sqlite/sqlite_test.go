@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -655,4 +657,83 @@ func TestReadersSeeWholeCommits(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// Bodies of every kind of size come back as they were, also those that do not fit into the WAL's buffer or the page cache.
+func TestBodies(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "data")
+	e := open(t, sqlite.Config{Path: path})
+	var ids []posthaste.MessageID
+	sizes := []int{0, 1, 1000, 4000, 4096, 5000, 16 << 10, 100_000, 1 << 20, 3 << 20, 12 << 20}
+	body := func(size int) []byte {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte(i * size >> 7)
+		}
+		return b
+	}
+	twice := newAccept(body(9 << 20))
+	for _, size := range sizes {
+		a := newAccept(body(size))
+		// What fails after a large write leaves nothing of it.
+		lost := &op{decide: func(v *store.View, c *store.Changes) error {
+			if err := twice.Decide(v, c); err != nil {
+				return err
+			}
+			c.Drop = append(c.Drop, &store.Ticket{ID: "nowhere", Stored: store.Location{Phase: posthaste.PhaseReady}})
+			return nil
+		}}
+		if errs := together(t, e, a, lost); errs[0] != nil || posthaste.CodeOf(errs[1]) != posthaste.CodeInternal {
+			t.Fatal(errs)
+		}
+		ids = append(ids, a.m.ID)
+	}
+	for i, id := range ids {
+		m, err := e.Message(t.Context(), tenant, id)
+		if err != nil || m == nil || !bytes.Equal(m.Body, body(sizes[i])) {
+			t.Errorf("%d bytes: %v, or the body is another", sizes[i], err)
+		}
+	}
+	if m, err := e.Message(t.Context(), tenant, twice.m.ID); m != nil || err != nil {
+		t.Errorf("a message of a failed operation is there: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := zsqlite.OpenConn(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := scalar(t, c, "PRAGMA integrity_check"); got != "ok" {
+		t.Errorf("integrity: %s", got)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When nothing is written any more, the WAL is copied into the data file, and then nothing runs.
+func TestIdleCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, err := sqlite.Open(t.Context(), sqlite.Config{InMemory: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Stats().Checkpoints; got != 0 {
+			t.Errorf("%d checkpoints, want none yet", got)
+		}
+		for range 3 {
+			do(t, e, newAccept(nil))
+			time.Sleep(500 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := e.Stats().Checkpoints; got != 1 {
+			t.Errorf("%d checkpoints, want 1", got)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -116,6 +117,9 @@ type cachedGate struct {
 func (w *writer) run() {
 	e := w.e
 	for {
+		// Those whom the last batch answered, and others who are ready to run, may submit first. Else the next batch would be
+		// the few who were faster than the writer. When nobody is ready, this takes no time.
+		runtime.Gosched()
 		e.mu.Lock()
 		for len(e.queue) == 0 && !e.closing {
 			e.wake.Wait()
