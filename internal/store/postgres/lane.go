@@ -192,8 +192,11 @@ func (e *Engine) perTransaction() bool {
 	return e.mode == pgx.QueryExecModeExec || e.mode == pgx.QueryExecModeSimpleProtocol
 }
 
-// A commit is durable when it is answered, even if the database's default is otherwise.
+// A commit is durable when it is answered, even if the database's default is otherwise. Every statement of a lane finds its rows
+// by their keys. A planner that last saw a table empty, or that does not know how few keys come, would rather walk through it; and
+// tables like slots are much longer than what lives in them.
 const settings = `SELECT set_config('idle_in_transaction_session_timeout', $1::text, $2::boolean),
+	set_config('enable_seqscan', 'off', $2::boolean), set_config('enable_hashjoin', 'off', $2::boolean), set_config('enable_mergejoin', 'off', $2::boolean),
 	CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN set_config('synchronous_commit', 'on', $2::boolean) END`
 
 func (l *lane) connect(ctx context.Context) error {
