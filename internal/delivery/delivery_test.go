@@ -133,7 +133,7 @@ func TestOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close() //nolint:errcheck // the test is over
+	defer ln.Close()
 	requests := make(chan string, 1)
 	go func() {
 		for {
@@ -150,14 +150,14 @@ func TestOnTheWire(t *testing.T) {
 					break
 				}
 				b.WriteString(line)
-				fmt.Sscanf(line, "Content-Length: %d", &length) //nolint:errcheck // another line
+				fmt.Sscanf(line, "Content-Length: %d", &length)
 				if line == "\r\n" {
 					break
 				}
 			}
-			io.CopyN(&b, r, int64(length))                                                         //nolint:errcheck // what is missing is seen below
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") //nolint:errcheck // the same
-			c.Close()                                                                              //nolint:errcheck // the same
+			io.CopyN(&b, r, int64(length))
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			c.Close()
 			requests <- b.String()
 		}
 	}()
@@ -332,9 +332,9 @@ func TestTimeout(t *testing.T) {
 					}
 					read, write := io.Pipe()
 					go func() {
-						write.Write([]byte("abc")) //nolint:errcheck // nobody may read it
+						write.Write([]byte("abc"))
 						<-r.Context().Done()
-						write.CloseWithError(errors.New("the transport's own words")) //nolint:errcheck // it returns nil
+						write.CloseWithError(errors.New("the transport's own words"))
 					}()
 					return &http.Response{StatusCode: 200, Body: read, ContentLength: -1}, nil
 				}), unsigned, delivery.Config{Timeout: 30 * time.Second})

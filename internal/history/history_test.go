@@ -317,7 +317,11 @@ func TestPagesAtRandom(t *testing.T) {
 		own = append(own, entries...)
 	}
 	byTime(own)
+	one := own[len(own)/2].At
 	filters := map[string]wire.LogFilter{
+		"from one":  {Filter: wire.Filter{From: one}},
+		"to one":    {Filter: wire.Filter{To: one}},
+		"at one":    {Filter: wire.Filter{From: one, To: one}},
 		"all":       {},
 		"label":     {Filter: wire.Filter{Labels: []string{"red"}}},
 		"state":     {States: []posthaste.LogState{posthaste.StateActive, posthaste.StateCanceled}},

@@ -206,13 +206,13 @@ func exchange(c net.Conn, send string, end bool) (string, error) {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		io.WriteString(c, send) //nolint:errcheck // the server may close at any time
+		io.WriteString(c, send)
 		if half, ok := c.(interface{ CloseWrite() error }); ok && end {
-			half.CloseWrite() //nolint:errcheck // the same
+			half.CloseWrite()
 		}
 	}()
 	got, err := io.ReadAll(c)
-	c.Close() //nolint:errcheck // it is done with
+	c.Close()
 	<-written
 	return string(got), err
 }
@@ -316,7 +316,7 @@ func TestConnections(t *testing.T) {
 		}
 		// A client that stops in the middle is let go.
 		c := s.pipe.dial()
-		go io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost") //nolint:errcheck // the server closes
+		go io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost")
 		begin := time.Now()
 		if _, err := io.ReadAll(c); err != nil {
 			t.Error(err)

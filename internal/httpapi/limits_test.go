@@ -141,6 +141,12 @@ func TestLimits(t *testing.T) {
 // is refused whole, in the class of daily limits.
 func TestDailyLimit(t *testing.T) {
 	inBubble(t, stackConfig{plan: "free"}, func(t *testing.T, s *stack) {
+		s.dest.answers(func(r *received) answer {
+			if strings.Contains(r.url, "fails") {
+				return answer{status: 500}
+			}
+			return answer{}
+		})
 		state := func(remaining int) []string {
 			return []string{"RateLimit-Limit: 500", fmt.Sprintf("RateLimit-Remaining: %d", remaining), "RateLimit-Reset: 946771200", "Burst-RateLimit-Limit: -"}
 		}
@@ -149,7 +155,7 @@ func TestDailyLimit(t *testing.T) {
 		}
 		s.run(
 			step{do: "POST /v2/topics/g/endpoints", body: `{"endpoints":[{"url":"https://a.test"},{"url":"https://b.test"}]}`, status: 200},
-			step{do: "POST /v2/publish/https://a.test", status: 200, head: state(499)},
+			step{do: "POST /v2/publish/https://fails.test", header: []string{"Upstash-Retries: 0"}, status: 200, head: state(499)},
 			step{do: "POST /v2/batch", body: batch(491), status: 200, head: state(8)},
 			step{do: "POST /v2/publish/g", status: 200, head: state(6)},
 			// It and its callback.
@@ -170,6 +176,13 @@ func TestDailyLimit(t *testing.T) {
 			}
 		}
 		s.check("full", step{do: "POST /v2/batch", body: batch(1), status: 429, head: state(0)})
+		// Nor does a dead letter come back as a new message.
+		s.get("/v2/dlq")
+		s.run(
+			step{do: "POST /v2/dlq/retry/dlq_1", status: 429},
+			step{do: "POST /v2/dlq/retry", status: 429},
+			step{do: "GET /v2/dlq/dlq_1", status: 200},
+		)
 		// Other tenants have their own, the rest of the API goes on, and so does the next day.
 		s.run(
 			step{do: "POST /v2/publish/https://a.test", token: "bob", status: 200, head: state(499)},

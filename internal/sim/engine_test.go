@@ -29,6 +29,7 @@ type engine struct {
 	spins  func()
 	moment time.Time
 	calls  int           // at that moment
+	muted  int           // writes whose answers were lost
 	woken  chan struct{} // closed when hanging ends
 	left   int           // writes until strike; 0: none is planned
 	// strike is called when a planned crash comes, before the write reaches the store or after it was carried out.
@@ -43,6 +44,7 @@ const (
 	noWrite             // as on a full disk
 	noCalls             // as with a lost connection
 	silent              // calls do not return
+	mute                // the next write is carried out, but its answer is lost, and then the connection
 	severed             // the process is gone
 )
 
@@ -142,8 +144,18 @@ func (e *engine) Do(ctx context.Context, lane int, op store.Op) error {
 	if struck {
 		e.strike()
 	}
-	if e.gone() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch e.state {
+	case severed:
 		return errUnavailable
+	case mute:
+		e.state = noCalls
+		if err == nil {
+			e.muted++
+			return errUnavailable
+		}
+	case works, noWrite, noCalls, silent:
 	}
 	return err
 }
@@ -153,6 +165,13 @@ func (e *engine) answering() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.state != silent && e.state != severed
+}
+
+// mutes counts the writes whose answers were lost.
+func (e *engine) mutes() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.muted
 }
 
 // working reports whether nothing fails.

@@ -212,6 +212,7 @@ func (c *checker) comparePages(all []*entry) {
 	if len(all) == 0 {
 		return
 	}
+	c.compareFilters(all, places)
 	e := all[len(all)*3/7]
 	var of []*entry
 	for _, o := range all {
@@ -222,6 +223,38 @@ func (c *checker) comparePages(all []*entry) {
 	if list, ok := c.readLog(url.Values{"order": {"earliestFirst"}, "messageId": {e.MessageID}, "count": {"3"}}); ok {
 		if d := difference(places(list), places(of)); d != "" {
 			c.h.badf("the log of one message differs: %s", d)
+		}
+	}
+}
+
+// compareFilters compares what filters let through.
+func (c *checker) compareFilters(all []*entry, places func([]*entry) []string) {
+	e := all[len(all)/3]
+	for _, f := range []struct {
+		name, value string
+		match       func(*entry) bool
+	}{
+		{"state", e.State, func(o *entry) bool { return o.State == e.State }},
+		{"queueName", "q0", func(o *entry) bool { return o.QueueName == "q0" }},
+		{"label", "l1", func(o *entry) bool { return slices.Contains(o.Labels, "l1") }},
+		{"url", e.URL, func(o *entry) bool { return o.URL == e.URL }},
+		{"scheduleId", "s0", func(o *entry) bool { return o.ScheduleID == "s0" }},
+		{"host", "d1.sim", func(o *entry) bool { return strings.HasPrefix(o.URL, "http://d1.sim/") }},
+		{"fromDate", fmt.Sprint(e.Time), func(o *entry) bool { return o.Time >= e.Time }},
+		{"toDate", fmt.Sprint(e.Time), func(o *entry) bool { return o.Time <= e.Time }},
+	} {
+		list, ok := c.readLog(url.Values{"order": {"earliestFirst"}, "count": {fmt.Sprint(1 + len(all)/2)}, f.name: {f.value}})
+		if !ok {
+			return
+		}
+		var want []*entry
+		for _, o := range all {
+			if f.match(o) {
+				want = append(want, o)
+			}
+		}
+		if d := difference(places(list), places(want)); d != "" {
+			c.h.badf("the log with %s=%s: %s", f.name, f.value, d)
 		}
 	}
 }

@@ -72,7 +72,7 @@ func (h *history) outage(o *op) {
 	if p == nil {
 		return
 	}
-	state := []engineState{noWrite, noCalls, noCalls}[o.mode]
+	state := []engineState{noWrite, noCalls, noCalls, mute}[o.mode]
 	if h.cluster != nil && o.mode == 2 {
 		state = silent
 	}
@@ -457,13 +457,13 @@ func (h *history) findQueues() {
 			}
 			q := h.queue(v.item.queue)
 			var a queueAnswer
-			p := h.ready(0)
+			p := h.healthy()
 			if p == nil || len(h.doubts) > 0 || !h.get(p, "/v2/queues/"+v.item.queue, &a) {
 				continue
 			}
 			seq, _ := h.net.next()
 			q.set(h.looked, seq, time.UnixMilli(a.CreatedAt), queueState{exists: true, gen: q.state.gen + 1, parallelism: a.Parallelism})
-			q.past[len(q.past)-1].byTick = true
+			q.past[len(q.past)-1].byMessage = true
 		}
 	}
 	h.looked, _ = h.net.next()
@@ -471,6 +471,7 @@ func (h *history) findQueues() {
 
 // doubtQueue has the API asked how a queue stands after a call that was lost.
 func (h *history) doubtQueue(name string, call int64) {
+	asked := h.clock.Now()
 	h.doubts = append(h.doubts, func() {
 		q := h.queue(name)
 		s := queueState{gen: q.state.gen}
@@ -485,7 +486,16 @@ func (h *history) doubtQueue(name string, call int64) {
 			return
 		}
 		seq, at := h.net.next()
+		made := s.exists && !q.state.exists
+		if made {
+			at = time.UnixMilli(a.CreatedAt)
+		}
 		q.set(call, seq, at, s)
+		if last := &q.past[len(q.past)-1]; made {
+			last.byMessage = true
+		} else {
+			last.since = asked
+		}
 	})
 }
 
@@ -655,11 +665,12 @@ func (h *history) doubtKey(name string, call int64, possible ...keyState) {
 
 func (h *history) changeKey(p *process, o *op) {
 	k := h.key(o.name)
+	hidden := false
 	if r := p.call("GET", "/v2/flowControl/"+o.name, nil, ""); !r.lost && r.status == 404 && k.state != (keyState{}) {
 		if k.state.paused || k.state.pinnedParallelism || k.state.pinnedRate {
 			h.badf("key %s is gone, but was %+v", o.name, k.state)
 		}
-		k.set(r.call, r.done, r.at, keyState{})
+		hidden = true // KNOWN: B5
 	}
 	next := k.state
 	if next.period == 0 {
@@ -716,6 +727,9 @@ func (h *history) changeKey(p *process, o *op) {
 		return
 	}
 	k.set(r.call, settled, r.at, next)
+	if hidden {
+		h.doubtKey(o.name, r.call, before, next)
+	}
 	if reset {
 		k.resets = append(k.resets, leap{seq: r.call, from: r.at})
 	}
@@ -1135,6 +1149,13 @@ func (h *history) itemOf(e *deadEntry) *item {
 		for _, v := range s.versions {
 			if v.item != nil && v.item.body == e.Body {
 				return v.item
+			}
+		}
+	}
+	for _, r := range h.unknown {
+		for _, it := range r.items {
+			if it.body == e.Body {
+				return it
 			}
 		}
 	}

@@ -23,6 +23,7 @@ type plan struct {
 	maxInFlight int
 	maxPerHost  int
 	breakHosts  bool
+	tenantLimit int // attempts of the tenant at a time; 0: unlimited
 	fireMissed  bool
 	grace       time.Duration
 	keys        map[string]limits // what messages with a flow key bring, but for wild ones
@@ -40,7 +41,6 @@ type profile struct {
 	queued  float64 // share of messages with a queue
 	flowed  float64 // and with flow keys
 	called  float64 // and with callbacks
-	calm    bool    // no failing destinations
 }
 
 // persistent reports whether the data must outlive a process.
@@ -90,23 +90,20 @@ type op struct {
 	kind kind
 	wait time.Duration // before it
 
-	items       []*item
-	name        string // of a queue, key, group or schedule
-	number      int
-	limits      limits
-	paused      int // 0: leave, 1: no, 2: yes
-	flags       [2]bool
-	filter      string
-	target      int // an earlier message or dead letter, counted from the last
-	cron        string
-	every       time.Duration
-	endpoints   []string
-	node        int
-	mode        int
-	after       bool
-	length      time.Duration
-	twice       bool
-	countFilter int
+	items     []*item
+	name      string // of a queue, key, group, schedule or label
+	number    int
+	limits    limits
+	paused    int     // 0: leave, 1: no, 2: yes
+	flags     [2]bool // what to unpin
+	filter    string
+	target    int // an earlier message or dead letter, counted from the last
+	cron      string
+	every     time.Duration
+	endpoints []string
+	node      int
+	mode      int
+	length    time.Duration
 }
 
 func (o *op) String() string {
@@ -127,7 +124,7 @@ func (o *op) String() string {
 	case idle, jump:
 		fmt.Fprintf(&b, " %v", o.length)
 	case outage, crash, restart:
-		fmt.Fprintf(&b, " %v node=%d mode=%d n=%d after=%v", o.length, o.node, o.mode, o.number, o.after)
+		fmt.Fprintf(&b, " %v node=%d mode=%d n=%d", o.length, o.node, o.mode, o.number)
 	case putSchedule:
 		fmt.Fprintf(&b, " %q", o.cron)
 	case addToGroup, takeOut:
@@ -352,6 +349,10 @@ func newPlan(seed uint64) *plan {
 	if r.IntN(6) == 0 {
 		p.maxPerHost = 1 + r.IntN(3)
 	}
+	if r.IntN(6) == 0 {
+		p.tenantLimit = 1 + r.IntN(5)
+	}
+	p.tenantLimit = 0 // KNOWN: B8
 	p.fireMissed = r.IntN(2) == 0
 	p.grace = []time.Duration{0, 2 * time.Second, 30 * time.Second}[r.IntN(3)]
 	p.downtime = []time.Duration{0, time.Second, 90 * time.Second}[r.IntN(3)]
@@ -450,7 +451,10 @@ func (r planner) op(n int, k kind) *op {
 		o.items = []*item{r.item(o, 0)}
 	case batch, burst:
 		count := 1 + r.IntN(6)
-		if r.IntN(8) == 0 {
+		switch r.IntN(40) {
+		case 0:
+			count = 70 + r.IntN(60)
+		case 1, 2, 3, 4:
 			count = 8 + r.IntN(20)
 		}
 		same := r.IntN(4) == 0 // much of one kind makes wait lists
@@ -460,7 +464,7 @@ func (r planner) op(n int, k kind) *op {
 				c := *o.items[0]
 				c.body, c.callback, c.failure = it.body, it.callback, it.failure
 				if c.content {
-					c.body = o.items[0].body
+					c.body, c.callback, c.failure = o.items[0].body, nil, nil
 				}
 				if c.queue != "" {
 					for _, cb := range []*callback{c.callback, c.failure} {
@@ -538,7 +542,10 @@ func (r planner) op(n int, k kind) *op {
 		if r.IntN(4) == 0 {
 			o.length += 20 * time.Second
 		}
-		o.mode = r.IntN(3)
+		o.mode = r.IntN(3 + b2i(r.p.nodes > 1))
+		if o.mode == 3 {
+			o.mode = 2 // KNOWN: B7
+		}
 		if r.p.nodes > 1 && r.IntN(2) == 0 {
 			o.length += 14 * time.Second // longer than a lease
 		}

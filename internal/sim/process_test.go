@@ -19,7 +19,9 @@ import (
 	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/broker"
 	"github.com/posthaste/posthaste/internal/delivery"
+	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/egress"
+	"github.com/posthaste/posthaste/internal/ledger"
 	"github.com/posthaste/posthaste/internal/retry"
 	"github.com/posthaste/posthaste/internal/server"
 	"github.com/posthaste/posthaste/internal/store"
@@ -39,9 +41,6 @@ type process struct {
 	eng   *engine
 	data  string // its data file; empty: in memory, or shared
 	saved string // the copy of it that the next life begins with
-
-	upSeq int64
-	upAt  time.Time
 
 	// Under the network's mutex.
 	over    bool
@@ -119,13 +118,34 @@ func (h *history) launch(node int) error {
 	if err != nil {
 		return err
 	}
-	p.upSeq, p.upAt = h.net.next()
+	if err := h.limitTenant(p); err != nil {
+		return err
+	}
 	s.p = p
 	h.processes = append(h.processes, p)
 	if err := p.srv.Start(context.Background()); err != nil {
 		return err
 	}
 	return nil
+}
+
+// limitTenant gives the tenant the limit of the plan, at the first start.
+func (h *history) limitTenant(p *process) error {
+	if h.plan.tenantLimit == 0 || len(h.processes) > 0 {
+		return nil
+	}
+	tenants, err := p.eng.Tenants(h.ctx, 0, 1)
+	if err != nil {
+		return err
+	}
+	return p.eng.Do(h.ctx, 0, &ledger.Configure{
+		Tenant: tenants[0],
+		Keys:   []store.ConfigKey{{Tenant: tenants[0], Kind: store.ConfigTenant}},
+		Edit: func(_ time.Time, rows []*store.ConfigRow) ([]*store.ConfigRow, error) {
+			rows[0].Value = directory.Encode(directory.TenantRow{Name: "sim", Overrides: &directory.Plan{Parallelism: h.plan.tenantLimit}})
+			return rows, nil
+		},
+	})
 }
 
 func backoffText() string {
@@ -213,7 +233,7 @@ func (p *process) bury() {
 type reply struct {
 	status     int
 	body       []byte
-	lost       bool // the process was over before the answer came
+	lost       bool // the process was over before the answer came, or does not know what the store did
 	call, done int64
 	at         time.Time
 	doneAt     time.Time
@@ -234,9 +254,10 @@ func (p *process) call(method, target string, header map[string]string, body str
 	r := &reply{}
 	r.call, r.at = p.h.net.next()
 	w := httptest.NewRecorder()
+	muted := p.eng.mutes()
 	p.srv.Handler().ServeHTTP(w, req)
 	r.status, r.body = w.Code, w.Body.Bytes()
-	r.lost = p.isOver()
+	r.lost = p.isOver() || r.status == http.StatusServiceUnavailable && p.eng.mutes() > muted
 	r.done, r.doneAt = p.h.net.next()
 	return r
 }

@@ -134,8 +134,9 @@ type queueState struct {
 type change[T any] struct {
 	call, settled int64
 	at            time.Time
-	values        []T  // the last one stays; the others were in effect in passing
-	byTick        bool // a tick made the queue, as its first message
+	values        []T       // the last one stays; the others were in effect in passing
+	byMessage     bool      // a message of that very moment made it
+	since         time.Time // it came at some moment since then; zero: at that moment
 }
 
 // at returns the values that may have been in effect at an observation.
@@ -300,6 +301,9 @@ func (h *history) play(keep map[int]bool) {
 			continue
 		}
 		h.sleep(o.wait)
+		if odd := h.clock.Now().Nanosecond() % 1e6; odd != 0 {
+			h.sleep(time.Millisecond - time.Duration(odd)) // what the API shows, and these histories count in, are milliseconds
+		}
 		if o.kind == idle {
 			h.sleep(o.length)
 			continue
@@ -424,6 +428,16 @@ func (h *history) ready(node int) *process {
 		p := h.nodes[(node+i)%len(h.nodes)].p
 		if p != nil && !p.isOver() && p.eng.answering() {
 			return p
+		}
+	}
+	return nil
+}
+
+// healthy returns a process whose store works; nil if there is none.
+func (h *history) healthy() *process {
+	for _, n := range h.nodes {
+		if n.p != nil && !n.p.isOver() && n.p.eng.working() {
+			return n.p
 		}
 	}
 	return nil

@@ -152,8 +152,8 @@ func shrink(t *testing.T, h *history) (*history, map[int]bool) {
 func (h *history) report(keep map[int]bool) string {
 	var b strings.Builder
 	p := h.plan
-	fmt.Fprintf(&b, "seed %d, profile %s: poll=%v maxInFlight=%d maxPerHost=%d breakHosts=%v fireMissed=%v grace=%v mood=%+v keys=%v\n", p.seed,
-		p.profile.name, p.poll, p.maxInFlight, p.maxPerHost, p.breakHosts, p.fireMissed, p.grace, p.mood, p.keys)
+	fmt.Fprintf(&b, "seed %d, profile %s: poll=%v maxInFlight=%d maxPerHost=%d breakHosts=%v tenantLimit=%d fireMissed=%v grace=%v mood=%+v keys=%v\n", p.seed,
+		p.profile.name, p.poll, p.maxInFlight, p.maxPerHost, p.breakHosts, p.tenantLimit, p.fireMissed, p.grace, p.mood, p.keys)
 	for _, o := range p.ops {
 		if keep == nil || keep[o.n] {
 			fmt.Fprintf(&b, "  %s\n", o)

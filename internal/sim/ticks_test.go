@@ -4,6 +4,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -13,9 +14,7 @@ type tick struct {
 	at    int64
 	must  bool
 	by    int64 // the latest moment at which it may fire
-	once  int   // of the ticks with this number, if not 0, one may fire
 	item  *item
-	group []string // the endpoints it may fire for, if it is for a group; several if that changed meanwhile
 	fired bool
 }
 
@@ -41,14 +40,25 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 	}
 	slices.Sort(moments)
 	due := c.expected(s)
+	var last []*message // of the last tick that fired
+	var lastAt int64
 	for _, at := range moments {
 		list := made[at]
 		for len(list) > 0 {
 			var t *tick
 			for i := range due {
 				d := &due[i]
-				if !d.fired && d.at <= at && at <= d.by && d.item != nil && d.item.body == list[0].body {
+				if d.fired || d.at > at || at > d.by || d.item.body != list[0].body {
+					continue
+				}
+				exact := d.at == at
+				if due := list[0].due; due > at && d.item.delay > 0 {
+					exact = d.at+d.item.delay.Milliseconds() == due
+				}
+				if t == nil || exact {
 					t = d
+				}
+				if exact {
 					break
 				}
 			}
@@ -57,6 +67,7 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 				return
 			}
 			t.fired = true
+			last, lastAt = list, t.at
 			n := 1
 			if t.item.group() {
 				n = len(c.endpoints(t.item.dest, at))
@@ -68,7 +79,8 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 				c.h.badf("schedule %s fired at %s for %d of %d endpoints", id, clockTime(at), len(list), n)
 				return
 			}
-			for _, m := range list[:n] {
+			last = list[:n]
+			for _, m := range last {
 				want := at
 				if t.item.delay > 0 {
 					want = max(at, t.at+t.item.delay.Milliseconds())
@@ -83,9 +95,10 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 			list = list[n:]
 		}
 	}
+	c.scheduleNow(id, s, last, lastAt)
 	for _, t := range due {
 		if t.must && !t.fired && t.by <= c.now {
-			if t.item.group() && len(c.endpoints(t.item.dest, t.at)) == 0 {
+			if t.item.group() && (len(c.endpoints(t.item.dest, t.at)) == 0 || c.groupChanged(t.item.dest, t.at, t.by)) {
 				continue
 			}
 			text := ""
@@ -99,6 +112,64 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 			return
 		}
 	}
+}
+
+// scheduleNow compares what the API shows of a schedule with what is true.
+func (c *checker) scheduleNow(id string, s *scheduleModel, last []*message, lastAt int64) {
+	if c.vague {
+		return
+	}
+	v := s.now()
+	var a scheduleAnswer
+	if there := c.h.get(c.p, "/v2/schedules/"+id, &a); !there || v.gone {
+		if there == v.gone {
+			c.h.badf("schedule %s: there %v, want %v", id, there, !v.gone)
+		}
+		return
+	}
+	next := int64(0)
+	if !v.paused {
+		next = v.next(c.now)
+	}
+	if a.Paused != v.paused || a.NextTime != next && !c.leaptLately() {
+		c.h.badf("schedule %s: paused %v and next at %s, want %v and %s", id, a.Paused, clockTime(a.NextTime), v.paused, clockTime(next))
+	}
+	if len(last) == 0 || last[0].created < c.bornAt(s) || c.h.plan.fireMissed || a.LastTime != lastAt {
+		// It was deleted and made again, or a tick made nothing.
+		return
+	}
+	states := map[string]string{}
+	for _, m := range last {
+		switch m.final {
+		case "":
+			states[m.id] = "IN_PROGRESS"
+		case "DELIVERED":
+			states[m.id] = "SUCCESS"
+		default:
+			states[m.id] = "FAIL"
+		}
+	}
+	if !maps.Equal(states, a.LastStates) {
+		c.h.badf("schedule %s: the last messages stand at %v, want %v", id, a.LastStates, states)
+	}
+}
+
+// bornAt returns when the present life of a schedule began.
+func (c *checker) bornAt(s *scheduleModel) int64 {
+	born := int64(0)
+	gone := true
+	for _, v := range s.versions {
+		if gone && !v.gone {
+			born = v.at.UnixMilli()
+		}
+		gone = v.gone
+	}
+	return born
+}
+
+// leaptLately reports whether the clock leapt so shortly before that a schedule may not have noticed.
+func (c *checker) leaptLately() bool {
+	return slices.ContainsFunc(c.h.leaps, func(l leap) bool { return c.now-l.to.UnixMilli() <= 1000 })
 }
 
 // expected returns the ticks of a schedule up to now.

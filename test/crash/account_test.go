@@ -84,7 +84,7 @@ const patience = 20 * time.Second
 func (l *load) settle(ctx context.Context, patience time.Duration) (*account, error) {
 	a := &account{specs: l.all(), receiver: l.receiver.base}
 	last := time.Now()
-	progress := func() bool { return time.Since(last) < patience }
+	progress := func() bool { return time.Since(last) < patience && ctx.Err() == nil }
 	// Destinations know first, and it costs the server nothing to ask them.
 	for n := -1; progress(); {
 		a.deliveries = l.receiver.deliveries()

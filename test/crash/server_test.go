@@ -140,6 +140,10 @@ func (s *server) cleanup() {
 		l.asked.Store(true)
 		l.cmd.Process.Kill()
 		<-l.done
+		// Whatever became of the messages: nothing that a test does gives a server a reason to complain.
+		if text := l.output.String(); strings.Contains(text, "level=ERROR") || strings.Contains(text, "DATA RACE") {
+			s.t.Errorf("life %d complains", l.n)
+		}
 		if text := l.output.String(); s.t.Failed() && text != "" {
 			s.t.Logf("life %d wrote:\n%s", l.n, text)
 		}

@@ -287,6 +287,7 @@ func (m *model) take(t *traced) {
 	m.trace = append(m.trace, "  "+m.names.describe(t, m.start))
 	m.view(t)
 	m.judge(t, m.rows)
+	m.h.catchUp(t.seen.Now)
 	m.rows.Apply(&t.changed, t.seen.Now)
 	for _, s := range t.changed.Slots {
 		m.slots[s.SlotRef] = true
@@ -1072,6 +1073,9 @@ func (m *model) counts() {
 		}
 		if g.Paused != l.paused || g.Parallelism != l.parallelism || g.Rate != l.rate || g.Period != l.period || g.PinnedParallelism != l.pinP || g.PinnedRate != l.pinR {
 			breaks("%s: got limits %+v, want %+v", gateName(ref), g.State, *l)
+		}
+		if ref.Kind == store.KindHost && l.paused && !g.WindowStart.Equal(l.window) {
+			breaks("%s: got the next probe at %v, want %v", gateName(ref), g.WindowStart, l.window)
 		}
 		m.marksAt(ref, heads, now)
 	}

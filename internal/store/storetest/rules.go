@@ -211,17 +211,51 @@ func (j *judgment) refusal() error {
 	return nil
 }
 
-func (j *judgment) run() {
-	for _, p := range j.changed.Put {
-		if j.put[p.ID] != nil {
-			breaks("%s is saved twice", j.names.of(p.ID))
+// keys checks that the lists of an operation keep the contract: what it wants is sorted, and no key stands twice in it or in
+// what it changes.
+func (t *traced) keys() {
+	w, c := t.Want(), &t.changed
+	sorted := slices.IsSortedFunc(w.Gates, store.GateRef.Compare) && slices.IsSortedFunc(w.Slots, store.SlotRef.Compare) &&
+		slices.IsSortedFunc(w.Dedup, store.DedupKey.Compare) && slices.IsSortedFunc(w.Dead, store.DeadKey.Compare) && slices.IsSorted(w.Tickets)
+	if !sorted {
+		breaks("what the operation wants is not sorted: %+v", w)
+	}
+	twice(w.Gates, func(r store.GateRef) store.GateRef { return r })
+	twice(w.Slots, func(r store.SlotRef) store.SlotRef { return r })
+	twice(w.Dedup, func(k store.DedupKey) store.DedupKey { return k })
+	twice(w.Dead, func(k store.DeadKey) store.DeadKey { return k })
+	twice(w.Tickets, func(id posthaste.MessageID) posthaste.MessageID { return id })
+	twice(c.Messages, func(m *posthaste.Message) posthaste.MessageID { return m.ID })
+	twice(append(slices.Clone(c.Put), c.Drop...), func(t *store.Ticket) posthaste.MessageID { return t.ID })
+	twice(c.Gates, func(g *store.Gate) store.GateRef { return g.GateRef })
+	twice(c.Slots, func(s *store.Slot) store.SlotRef { return s.SlotRef })
+	twice(c.Dedup, func(d *store.Dedup) store.DedupKey { return d.DedupKey })
+	twice(c.DeadGone, func(k store.DeadKey) store.DeadKey { return k })
+	twice(c.Marks, func(m store.Mark) store.Mark { return m })
+	for _, g := range c.Gates {
+		if !slices.Contains(w.Gates, g.GateRef) {
+			breaks("%s was changed without its lock", gateName(g.GateRef))
 		}
+	}
+}
+
+// twice finds a key that stands twice in a list.
+func twice[T any, K comparable](list []T, key func(T) K) {
+	seen := make(map[K]bool, len(list))
+	for _, v := range list {
+		if seen[key(v)] {
+			breaks("%+v stands twice in a list", key(v))
+		}
+		seen[key(v)] = true
+	}
+}
+
+func (j *judgment) run() {
+	j.keys()
+	for _, p := range j.changed.Put {
 		j.put[p.ID] = p
 	}
 	for _, d := range j.changed.Drop {
-		if j.drop[d.ID] || j.put[d.ID] != nil {
-			breaks("%s is resolved and saved in one operation", j.names.of(d.ID))
-		}
 		j.drop[d.ID] = true
 	}
 	j.findTakes()
@@ -522,14 +556,23 @@ func (j *judgment) atHost(e *entry, t *store.Ticket, node ledger.Node) {
 			breaks("%s is start %d at %s, where the node had room for %d", j.name(e), j.hosts[ref], gateName(ref), room)
 		}
 	}
-	old := j.before.tickets[t.ID]
-	if l := j.limit(ref); l.paused && (restricted || old != nil && old.ParkedAt == ref) {
-		if j.now.Before(l.window) {
-			breaks("%s started at a blocked host before its next probe", j.name(e))
-		}
-		l.period = min(2*l.period, 5*time.Minute)
-		l.window = j.now.Add(l.period)
+	old, l := j.before.tickets[t.ID], j.limit(ref)
+	if !l.paused || !restricted && (old == nil || old.ParkedAt != ref) {
+		return
 	}
+	next := min(2*l.period, 5*time.Minute)
+	if !restricted && len(e.flows) > 0 {
+		// A node that does not know of the block may have parked it at a key for a moment, and started it from there. Whether
+		// this was the probe, only the gate tells.
+		i := slices.IndexFunc(j.changed.Gates, func(g *store.Gate) bool { return g.GateRef == ref })
+		if i < 0 || j.now.Before(l.window) || !j.changed.Gates[i].WindowStart.Equal(j.now.Add(next)) {
+			return
+		}
+	}
+	if j.now.Before(l.window) {
+		breaks("%s started at a blocked host before its next probe", j.name(e))
+	}
+	l.period, l.window = next, j.now.Add(next)
 }
 
 // hostOf returns the gate of a ticket's destination host.
@@ -623,8 +666,9 @@ func (j *judgment) firstStarts(e *entry) {
 		if o == e {
 			return
 		}
-		t := cmp.Or(j.put[o.msg.ID], j.before.tickets[o.msg.ID])
-		if o.final == "" && !o.ever && len(o.flows) == 0 && !j.stale(o) && t.ParkedAt.Kind != store.KindHost {
+		atHost := func(t *store.Ticket) bool { return t != nil && t.ParkedAt.Kind == store.KindHost }
+		held := atHost(j.put[o.msg.ID]) || atHost(j.before.tickets[o.msg.ID])
+		if o.final == "" && !o.ever && len(o.flows) == 0 && !j.stale(o) && !held {
 			breaks("%s started before %s, which came earlier to the same queue", j.name(e), j.name(o))
 		}
 	}

@@ -111,7 +111,37 @@ func (b *bed) do(op store.Op) {
 // submit carries out an operation and returns its error.
 func (b *bed) submit(op store.Op) error {
 	b.Advance(time.Microsecond)
-	return b.Engine.Do(b.ctx(), 0, op)
+	n := &noted{Op: op}
+	err := b.Engine.Do(b.ctx(), 0, n)
+	b.catchUp(n.now)
+	return err
+}
+
+// catchUp moves the clock to a moment that an operation has seen already.
+func (h *Harness) catchUp(now time.Time) {
+	if d := now.Sub(h.Now()); d > 0 && !now.IsZero() {
+		h.Advance(d)
+	}
+}
+
+// noted is an operation that notes when it decided.
+type noted struct {
+	store.Op
+	now time.Time
+}
+
+// Decide implements [store.Op].
+func (o *noted) Decide(v *store.View, c *store.Changes) error {
+	o.now = v.Now
+	return o.Op.Decide(v, c)
+}
+
+// Size implements [store.Sized].
+func (o *noted) Size() int {
+	if s, ok := o.Op.(store.Sized); ok {
+		return s.Size()
+	}
+	return 0
 }
 
 // addTenant makes a tenant known.

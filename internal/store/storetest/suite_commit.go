@@ -31,18 +31,6 @@ func (o *blocker) Decide(*store.View, *store.Changes) error {
 	return nil
 }
 
-// noted is an operation that notes when it decided.
-type noted struct {
-	store.Op
-	now time.Time
-}
-
-// Decide implements [store.Op].
-func (o *noted) Decide(v *store.View, c *store.Changes) error {
-	o.now = v.Now
-	return o.Op.Decide(v, c)
-}
-
 // together submits operations while the engine is busy, so that they fall into one commit, if the engine makes such. It
 // returns their errors.
 func (b *bed) together(ops ...store.Op) []error {
