@@ -59,7 +59,8 @@ var policy = map[string]string{
 	// The edges.
 	"internal/auth":      "internal/store internal/directory",
 	"internal/httpapi":   "internal/broker internal/wire internal/auth internal/directory",
-	"internal/console":   "internal/broker internal/wire internal/auth",
+	"internal/devtools":  "internal/broker internal/clock internal/directory internal/signature internal/store internal/wire",
+	"internal/console":   "internal/devtools internal/broker internal/wire internal/auth",
 	"internal/config":    "-",
 	"internal/telemetry": "-",
 	"internal/server":    "* !internal/cli !internal/config",

@@ -137,5 +137,6 @@ func (s *settings) server(dev bool) (server.Config, error) {
 		FireMissed:  s.MissedTicks == fireMissed,
 		Retention:   s.Retention,
 		DeadLetters: s.DLQRetention,
+		Dev:         dev,
 	}, nil
 }

@@ -73,6 +73,7 @@ type Dispatcher struct {
 	life atomic.Pointer[life] // nil while the node has no lease
 
 	free    atomic.Int64  // attempts that may start yet; never negative
+	claims  atomic.Uint64 // raised whenever room was set aside
 	starved atomic.Bool   // the loop waits for room
 	room    chan struct{} // one token: there is room again
 
@@ -151,6 +152,13 @@ func (d *Dispatcher) Join(ctx context.Context) error {
 // InFlight returns how many attempts run or are about to.
 func (d *Dispatcher) InFlight() int { return d.cfg.MaxInFlight - int(d.free.Load()) }
 
+// Activity returns how many attempts run or are about to, and a number that was raised after each time room was set aside for
+// some, before they were claimed.
+func (d *Dispatcher) Activity() (inFlight int, claims uint64) {
+	claims = d.claims.Load()
+	return d.InFlight(), claims
+}
+
 // Reserve sets room aside for up to n attempts that an operation may claim. The caller hands it back with [Dispatcher.Begin].
 func (d *Dispatcher) Reserve(n int) ledger.Node {
 	l := d.life.Load()
@@ -165,6 +173,7 @@ func (d *Dispatcher) Reserve(n int) ledger.Node {
 			return node
 		}
 		if d.free.CompareAndSwap(free, free-take) {
+			d.claims.Add(1)
 			node.Room = int(take)
 			return node
 		}

@@ -279,6 +279,9 @@ func (c *call) fail(err error) {
 	c.json(statuses[code], wire.AppendError(nil, text))
 }
 
+// Fail answers an error on a route of another edge, with the status and the words that it has here.
+func Fail(w http.ResponseWriter, err error) { (&call{w: w}).fail(err) }
+
 // limitHeaders tells a client of a rate limit. The two classes have headers of their own, by which client libraries tell them
 // apart.
 func limitHeaders(h http.Header, l *posthaste.RateLimit) {

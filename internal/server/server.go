@@ -19,6 +19,7 @@ import (
 	"github.com/posthaste/posthaste/internal/broker"
 	"github.com/posthaste/posthaste/internal/clock"
 	"github.com/posthaste/posthaste/internal/delivery"
+	"github.com/posthaste/posthaste/internal/devtools"
 	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/dispatch"
 	"github.com/posthaste/posthaste/internal/egress"
@@ -69,6 +70,8 @@ type Config struct {
 	Engine store.Engine
 	// Transport replaces the network that deliveries go through; nil: the egress guard's client. Tests set it.
 	Transport http.RoundTripper
+	// Dev mounts the tools of development at /dev/. They ask for no token.
+	Dev bool
 	// Hook is called at named points by crash tests; nil otherwise.
 	Hook func(point string)
 }
@@ -84,7 +87,8 @@ type Server struct {
 	disp    *dispatch.Dispatcher
 	sched   *scheduler.Scheduler
 	metrics *telemetry.Metrics
-	handler http.Handler
+	handler edges
+	dev     *devtools.Tools // nil unless Config.Dev is set
 	created []broker.NewTenant
 
 	stopping sync.Once
@@ -181,7 +185,13 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	cfg.API.Logger, cfg.API.Hook = s.log, cfg.Hook
 	cfg.API.Observe = s.metrics.RequestServed
-	s.handler = httpapi.New(s.broker, auth.New(s.dir), cfg.API)
+	s.handler.api = httpapi.New(s.broker, auth.New(s.dir), cfg.API)
+	if cfg.Dev {
+		s.dev = devtools.New(devtools.Deps{
+			Engine: engine, Directory: s.dir, Broker: s.broker, Clock: s.clock, Worker: s.disp, Wake: s.sched.Wake, Fail: httpapi.Fail, Logger: s.log,
+		})
+		s.handler.mount(devtools.Prefix, s.dev)
+	}
 	s.metrics.Gauge("posthaste_attempts_in_flight", "Attempts that run or are about to.", func() float64 { return float64(s.disp.InFlight()) })
 	return s, nil
 }
@@ -246,7 +256,10 @@ func (s *Server) admitUsers(ctx context.Context) error {
 func (s *Server) Created() []broker.NewTenant { return s.created }
 
 // Handler returns the handler of the API, for servers that need no port.
-func (s *Server) Handler() http.Handler { return s.handler }
+func (s *Server) Handler() http.Handler { return &s.handler }
+
+// Dev returns the tools of development; nil unless [Config].Dev is set.
+func (s *Server) Dev() *devtools.Tools { return s.dev }
 
 // Addr returns the address the API listens at, after Start.
 func (s *Server) Addr() net.Addr { return s.addr }
@@ -268,7 +281,10 @@ func (s *Server) Start(ctx context.Context) error {
 	s.background("settle and release", s.disp.Run)
 	s.background("stop retention", s.retain)
 	s.background("stop the scheduler", s.sched.Run)
-	s.serve("finish requests", &http.Server{Handler: s.handler}, jsonErrors{ln})
+	s.serve("finish requests", &http.Server{Handler: &s.handler}, jsonErrors{ln})
+	if s.dev != nil {
+		s.onStop("let go of what waits", func(context.Context) error { s.dev.Close(); return nil })
+	}
 	if s.cfg.AdminListen != "" {
 		aln, err := lc.Listen(ctx, "tcp", s.cfg.AdminListen)
 		if err != nil {
