@@ -67,6 +67,7 @@ type Broker struct {
 	nonces *ledger.Nonces
 	start  starter
 	hosts  hostKeeper
+	turns  turns
 	log    *slog.Logger
 }
 
@@ -100,7 +101,7 @@ func New(d Deps, cfg Config) *Broker {
 	}
 	return &Broker{
 		cfg: cfg, engine: d.Engine, dir: d.Directory, urls: d.URLs, clock: d.Clock, nonces: d.Nonces, start: d.Starter, hosts: d.Hosts,
-		log: cfg.Logger,
+		turns: newTurns(), log: cfg.Logger,
 	}
 }
 

@@ -251,6 +251,8 @@ func (b *Broker) retryDead(ctx context.Context, p *directory.Principal, dead []D
 		}
 	}
 	var ids []posthaste.MessageID
+	var turn turn
+	defer turn.over()
 	err := b.retryStale(ctx, p, func(p *directory.Principal) error {
 		ids = nil
 		if settings != nil {
@@ -258,12 +260,8 @@ func (b *Broker) retryDead(ctx context.Context, p *directory.Principal, dead []D
 				return err
 			}
 		}
-		op := &ledger.Accept{
-			Tenant: p.Tenant.ID, Version: p.Tenant.Version, Shards: b.engine.Shards(), Count: true, AllDead: all,
-		}
-		if limit := p.Tenant.Plan.MessagesPerDay; limit > 0 {
-			op.DailyLimit, op.Day = limit, store.DayOf(b.clock.Now())
-		}
+		op := b.newAccept(p)
+		op.AllDead = all
 		for _, d := range dead {
 			draft, err := compose.Again(d.Message, settings, b.limits(p.Tenant))
 			if err != nil {
@@ -273,7 +271,7 @@ func (b *Broker) retryDead(ctx context.Context, p *directory.Principal, dead []D
 			ld.Dead = store.DeadKey{Tenant: p.Tenant.ID, ID: d.Letter.ID}
 			op.Drafts = append(op.Drafts, ld)
 		}
-		if err := b.accept(ctx, op); err != nil {
+		if err := b.accept(ctx, p, op, &turn); err != nil {
 			return err
 		}
 		for _, d := range op.Drafts {

@@ -67,7 +67,7 @@ func (b *Broker) FlowKey(ctx context.Context, p *directory.Principal, key string
 
 // editFlow changes a flow-control key, which is created if there is none.
 func (b *Broker) editFlow(ctx context.Context, p *directory.Principal, key string, edit func(now time.Time, g *store.Gate)) error {
-	return b.editGate(ctx, b.flowRef(p, key), func(now time.Time, g *store.Gate) error {
+	return b.editGate(ctx, b.flowRef(p, key), 0, func(now time.Time, g *store.Gate) error {
 		if g.CreatedAt.IsZero() {
 			g.CreatedAt, g.Period = now, time.Second
 		}

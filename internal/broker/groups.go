@@ -27,21 +27,6 @@ func (b *Broker) configList(ctx context.Context, p *directory.Principal, kind st
 	}
 }
 
-// checkCount refuses to create one more of a kind than the plan allows.
-func (b *Broker) checkCount(ctx context.Context, p *directory.Principal, kind store.ConfigKind, name, quota string, limit int) error {
-	if limit <= 0 {
-		return nil
-	}
-	rows, err := b.configList(ctx, p, kind)
-	if err != nil {
-		return err
-	}
-	if len(rows) < limit || slices.ContainsFunc(rows, func(r *store.ConfigRow) bool { return r.Name == name }) {
-		return nil
-	}
-	return posthaste.Errorf(posthaste.CodeQuotaExceeded, "quota %s exceeded, current limit: %d", quota, limit)
-}
-
 func groupKey(p *directory.Principal, name string) store.ConfigKey {
 	return store.ConfigKey{Tenant: p.Tenant.ID, Kind: store.ConfigURLGroup, Name: name}
 }
@@ -82,10 +67,12 @@ func (b *Broker) Group(ctx context.Context, p *directory.Principal, name string)
 
 // editGroup changes a URL group under its row's lock. What edit leaves without endpoints is removed. row is nil if there is
 // no group.
-func (b *Broker) editGroup(ctx context.Context, p *directory.Principal, name string, edit func(g *directory.GroupRow, exists bool) error) error {
+//
+// version, if set, is that of the configuration in which there was room for another group.
+func (b *Broker) editGroup(ctx context.Context, p *directory.Principal, name string, version int64, edit func(g *directory.GroupRow, exists bool) error) error {
 	op := &ledger.Configure{
-		Tenant: p.Tenant.ID,
-		Keys:   []store.ConfigKey{groupKey(p, name)},
+		Tenant: p.Tenant.ID, Version: version,
+		Keys: []store.ConfigKey{groupKey(p, name)},
 		Edit: func(_ time.Time, rows []*store.ConfigRow) ([]*store.ConfigRow, error) {
 			var g directory.GroupRow
 			row := rows[0]
@@ -131,10 +118,16 @@ func (b *Broker) AddEndpoints(ctx context.Context, p *directory.Principal, name 
 			return posthaste.Errorf(posthaste.CodeInvalid, "endpoints[%d]: %v", i, err)
 		}
 	}
-	if err := b.checkCount(ctx, p, store.ConfigURLGroup, name, "maxTopics", p.Tenant.Plan.URLGroups); err != nil {
-		return err
-	}
-	return b.editGroup(ctx, p, name, func(g *directory.GroupRow, _ bool) error {
+	return b.counted(ctx, p, p.Tenant.Plan.URLGroups, func(p *directory.Principal, version int64) error {
+		if err := b.checkCount(ctx, p, store.ConfigURLGroup, name, "maxTopics", p.Tenant.Plan.URLGroups); err != nil {
+			return err
+		}
+		return b.addEndpoints(ctx, p, name, endpoints, version)
+	})
+}
+
+func (b *Broker) addEndpoints(ctx context.Context, p *directory.Principal, name string, endpoints []posthaste.Endpoint, version int64) error {
+	return b.editGroup(ctx, p, name, version, func(g *directory.GroupRow, _ bool) error {
 		for _, e := range endpoints {
 			at := slices.IndexFunc(g.Endpoints, func(o posthaste.Endpoint) bool { return o.URL == e.URL })
 			if at < 0 && e.Name != "" {
@@ -155,7 +148,7 @@ func (b *Broker) AddEndpoints(ctx context.Context, p *directory.Principal, name 
 
 // RemoveEndpoints takes endpoints, named by name or URL, out of a URL group. The last one takes the group with it.
 func (b *Broker) RemoveEndpoints(ctx context.Context, p *directory.Principal, name string, endpoints []posthaste.Endpoint) error {
-	return b.editGroup(ctx, p, name, func(g *directory.GroupRow, exists bool) error {
+	return b.editGroup(ctx, p, name, 0, func(g *directory.GroupRow, exists bool) error {
 		if !exists {
 			return notFound("topic %s not found", name)
 		}
@@ -173,7 +166,7 @@ func (b *Broker) SetGroupDefaults(ctx context.Context, p *directory.Principal, n
 	if _, err := wire.ParseSettings(wire.Input{Defaults: defaults}); err != nil {
 		return err
 	}
-	return b.editGroup(ctx, p, name, func(g *directory.GroupRow, exists bool) error {
+	return b.editGroup(ctx, p, name, 0, func(g *directory.GroupRow, exists bool) error {
 		if !exists {
 			return notFound("topic %s not found", name)
 		}
@@ -184,7 +177,7 @@ func (b *Broker) SetGroupDefaults(ctx context.Context, p *directory.Principal, n
 
 // DeleteGroup removes a URL group. It is no error if there is none.
 func (b *Broker) DeleteGroup(ctx context.Context, p *directory.Principal, name string) error {
-	return b.editGroup(ctx, p, name, func(g *directory.GroupRow, exists bool) error {
+	return b.editGroup(ctx, p, name, 0, func(g *directory.GroupRow, exists bool) error {
 		if !exists {
 			return errNothing
 		}

@@ -36,11 +36,10 @@ type Result struct {
 // Publish accepts the items, all or none, and returns when they are durable. daily is how the tenant's messages a day stand
 // then; nil if they are unlimited.
 func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []Item) (results []Result, daily *posthaste.RateLimit, err error) {
+	var turn turn
+	defer turn.over()
 	err = b.retryStale(ctx, p, func(p *directory.Principal) error {
-		op := &ledger.Accept{Tenant: p.Tenant.ID, Version: p.Tenant.Version, Shards: b.engine.Shards(), Count: true}
-		if limit := p.Tenant.Plan.MessagesPerDay; limit > 0 {
-			op.DailyLimit, op.Day = limit, store.DayOf(b.clock.Now())
-		}
+		op := b.newAccept(p)
 		results = make([]Result, len(items))
 		for i := range items {
 			drafts, group, err := b.prepare(ctx, p, &items[i])
@@ -57,10 +56,7 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 			}
 			op.Drafts = append(op.Drafts, drafts...)
 		}
-		if err := b.checkNewQueues(ctx, p, op.Drafts); err != nil {
-			return err
-		}
-		if err := b.accept(ctx, op); err != nil {
+		if err := b.accept(ctx, p, op, &turn); err != nil {
 			return err
 		}
 		daily = op.Daily()
@@ -79,10 +75,31 @@ func (b *Broker) Publish(ctx context.Context, p *directory.Principal, items []It
 	return results, daily, nil
 }
 
-// accept submits and starts what could start at once.
-func (b *Broker) accept(ctx context.Context, op *ledger.Accept) error {
-	if len(op.Drafts) == 0 && op.Firing == nil {
+// newAccept returns an operation that accepts nothing yet, within the limits of the tenant.
+func (b *Broker) newAccept(p *directory.Principal) *ledger.Accept {
+	op := &ledger.Accept{
+		Tenant: p.Tenant.ID, Version: p.Tenant.Version, Shards: b.engine.Shards(), Count: true, Parallelism: p.Tenant.Plan.Parallelism,
+	}
+	if limit := p.Tenant.Plan.MessagesPerDay; limit > 0 {
+		op.DailyLimit, op.Day = limit, store.DayOf(b.clock.Now())
+	}
+	return op
+}
+
+// accept submits and starts what could start at once. A request that makes queues of which there may be only so many takes
+// its turn before.
+func (b *Broker) accept(ctx context.Context, p *directory.Principal, op *ledger.Accept, turn *turn) error {
+	if len(op.Drafts) == 0 {
 		return nil
+	}
+	if err := op.LimitQueues(ctx, b.engine, p.Tenant.Plan.Queues); err != nil {
+		return err
+	}
+	if op.NewQueues && !turn.taken() {
+		if err := turn.take(ctx, b.turns.of(p.Tenant.ID)); err != nil {
+			return err
+		}
+		return store.ErrStale // others may have made queues meanwhile
 	}
 	node := b.start.Reserve(len(op.Drafts))
 	op.Node = node
@@ -241,37 +258,6 @@ func (b *Broker) checkSettings(ctx context.Context, p *directory.Principal, s *w
 		if err := wire.CheckName(queue); err != nil {
 			return posthaste.Errorf(posthaste.CodeInvalid, "invalid queue name %q: %v", queue, err)
 		}
-	}
-	return nil
-}
-
-// checkNewQueues refuses a request that would create more queues than the plan allows.
-func (b *Broker) checkNewQueues(ctx context.Context, p *directory.Principal, drafts []*ledger.Draft) error {
-	limit := p.Tenant.Plan.Queues
-	if limit <= 0 {
-		return nil
-	}
-	fresh := map[store.GateRef]bool{}
-	for _, d := range drafts {
-		if len(d.Path) > 0 && d.Path[0].Kind == store.KindQueue {
-			g, err := b.engine.Gate(ctx, d.Path[0])
-			if err != nil {
-				return err
-			}
-			if g == nil || g.CreatedAt.IsZero() {
-				fresh[d.Path[0]] = true
-			}
-		}
-	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	queues, err := b.Queues(ctx, p)
-	if err != nil {
-		return err
-	}
-	if len(queues)+len(fresh) > limit {
-		return posthaste.Errorf(posthaste.CodeQuotaExceeded, "quota maxQueues exceeded, current limit: %d", limit)
 	}
 	return nil
 }

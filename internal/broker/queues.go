@@ -74,20 +74,16 @@ func (b *Broker) UpsertQueue(ctx context.Context, p *directory.Principal, q wire
 	if limit := p.Tenant.Plan.QueueParallelism; limit > 0 && q.Parallelism != nil && *q.Parallelism > limit {
 		return posthaste.Errorf(posthaste.CodeQuotaExceeded, "quota maxQueueParallelism exceeded, current limit: %d", limit)
 	}
-	if limit := p.Tenant.Plan.Queues; limit > 0 {
-		queues, err := b.Queues(ctx, p)
-		if err != nil {
+	return b.counted(ctx, p, p.Tenant.Plan.Queues, func(p *directory.Principal, version int64) error {
+		if err := b.checkQueue(ctx, p, q.Name, p.Tenant.Plan.Queues); err != nil {
 			return err
 		}
-		exists := false
-		for _, o := range queues {
-			exists = exists || o.Name == q.Name
-		}
-		if !exists && len(queues) >= limit {
-			return posthaste.Errorf(posthaste.CodeQuotaExceeded, "quota maxQueues exceeded, current limit: %d", limit)
-		}
-	}
-	return b.editGate(ctx, b.queueRef(p, q.Name), func(now time.Time, g *store.Gate) error {
+		return b.upsertQueue(ctx, p, q, version)
+	})
+}
+
+func (b *Broker) upsertQueue(ctx context.Context, p *directory.Principal, q wire.QueueUpsert, version int64) error {
+	return b.editGate(ctx, b.queueRef(p, q.Name), version, func(now time.Time, g *store.Gate) error {
 		if g.CreatedAt.IsZero() {
 			g.CreatedAt, g.Parallelism, g.Paused = now, 1, false
 		}
@@ -107,7 +103,7 @@ func (b *Broker) PauseQueue(ctx context.Context, p *directory.Principal, name st
 	if err := checkQueueName(name); err != nil {
 		return err
 	}
-	return b.editGate(ctx, b.queueRef(p, name), func(now time.Time, g *store.Gate) error {
+	return b.editGate(ctx, b.queueRef(p, name), 0, func(now time.Time, g *store.Gate) error {
 		if g.CreatedAt.IsZero() {
 			return notFound("queue %s not found", name)
 		}
@@ -116,15 +112,16 @@ func (b *Broker) PauseQueue(ctx context.Context, p *directory.Principal, name st
 	})
 }
 
-// editGate changes a gate and starts what can start under its new limits.
-func (b *Broker) editGate(ctx context.Context, ref store.GateRef, edit func(time.Time, *store.Gate) error) error {
+// editGate changes a gate and starts what can start under its new limits. version, if set, is that of the configuration in which
+// there was room for another such gate.
+func (b *Broker) editGate(ctx context.Context, ref store.GateRef, version int64, edit func(time.Time, *store.Gate) error) error {
 	node := b.start.Reserve(16)
 	heads, err := b.engine.Heads(ctx, ref, 16)
 	if err != nil {
 		b.start.Begin(node, nil)
 		return err
 	}
-	op := &ledger.EditGate{Gate: ref, Edit: edit, Heads: heads, Node: node}
+	op := &ledger.EditGate{Gate: ref, Version: version, Edit: edit, Heads: heads, Node: node}
 	if err := b.engine.Do(context.WithoutCancel(ctx), int(ref.Shard), op); err != nil {
 		b.start.Begin(node, nil)
 		return err

@@ -72,11 +72,23 @@ func (b *Broker) PutSchedule(ctx context.Context, p *directory.Principal, item I
 	if row.Group {
 		row.Message.URL, row.Message.Group, row.Message.Endpoint = "", "", ""
 	}
-	if err := b.checkCount(ctx, p, store.ConfigSchedule, string(id), "maxSchedules", p.Tenant.Plan.Schedules); err != nil {
+	err = b.counted(ctx, p, p.Tenant.Plan.Schedules, func(p *directory.Principal, version int64) error {
+		if err := b.checkCount(ctx, p, store.ConfigSchedule, string(id), "maxSchedules", p.Tenant.Plan.Schedules); err != nil {
+			return err
+		}
+		return b.putSchedule(ctx, p, id, row, expr, version)
+	})
+	if err != nil {
 		return "", err
 	}
+	b.scheduled()
+	return id, nil
+}
+
+// putSchedule stores a schedule. version, if set, is that of the configuration in which there was room for another one.
+func (b *Broker) putSchedule(ctx context.Context, p *directory.Principal, id posthaste.ScheduleID, row directory.ScheduleRow, expr cron.Schedule, version int64) error {
 	op := &ledger.Configure{
-		Tenant:  p.Tenant.ID,
+		Tenant: p.Tenant.ID, Version: version,
 		Keys:    []store.ConfigKey{scheduleKey(p, id)},
 		TickRef: &store.TickRef{Tenant: p.Tenant.ID, Schedule: id},
 	}
@@ -110,11 +122,7 @@ func (b *Broker) PutSchedule(ctx context.Context, p *directory.Principal, item I
 		}
 		return t
 	}
-	if err := b.engine.Do(ctx, 0, op); err != nil {
-		return "", err
-	}
-	b.scheduled()
-	return id, nil
+	return b.engine.Do(ctx, 0, op)
 }
 
 // scheduled tells the scheduler that ticks have changed.

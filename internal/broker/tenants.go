@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -151,12 +152,14 @@ func (a *Admin) Tenants(ctx context.Context) ([]TenantInfo, error) {
 	}
 }
 
-// SetPlan gives a tenant another plan.
+// SetPlan gives a tenant another plan. A limit of attempts in flight holds for what is accepted from then on; one that the old
+// plan set is changed at once for what waits, too.
 func (a *Admin) SetPlan(ctx context.Context, id posthaste.TenantID, plan string) error {
-	if _, ok := directory.PlanByName(plan); !ok {
+	figures, ok := directory.PlanByName(plan)
+	if !ok {
 		return posthaste.Errorf(posthaste.CodeInvalid, "unknown plan %q: one of %s", plan, directory.PlanNames())
 	}
-	return a.engine.Do(ctx, 0, &ledger.Configure{
+	err := a.engine.Do(ctx, 0, &ledger.Configure{
 		Tenant: id,
 		Keys:   []store.ConfigKey{{Tenant: id, Kind: store.ConfigTenant}},
 		Edit: func(_ time.Time, rows []*store.ConfigRow) ([]*store.ConfigRow, error) {
@@ -172,6 +175,30 @@ func (a *Admin) SetPlan(ctx context.Context, id posthaste.TenantID, plan string)
 			return rows, nil
 		},
 	})
+	if err != nil {
+		return err
+	}
+	return a.limitAttempts(ctx, id, figures.Parallelism)
+}
+
+// limitAttempts changes how many attempts a tenant may have in flight, if its gate exists.
+func (a *Admin) limitAttempts(ctx context.Context, id posthaste.TenantID, most int) error {
+	ref := store.NewGateRef(a.engine.Shards(), id, store.KindTenant, "")
+	heads, err := a.engine.Heads(ctx, ref, 16)
+	if err != nil {
+		return err
+	}
+	err = a.engine.Do(ctx, int(ref.Shard), &ledger.EditGate{Gate: ref, Heads: heads, Edit: func(now time.Time, g *store.Gate) error {
+		if g.CreatedAt.IsZero() {
+			return errNothing
+		}
+		g.Parallelism, g.UpdatedAt = most, now
+		return nil
+	}})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	return err
 }
 
 // CreateToken gives a tenant another token. An empty token is made up.

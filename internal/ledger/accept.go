@@ -52,6 +52,15 @@ type Accept struct {
 	Count      bool
 	// AllDead makes a dead letter that does not exist an error.
 	AllDead bool
+	// Parallelism is how many attempts the tenant may have in flight, for drafts whose path names its gate; 0: as many as that
+	// gate says already.
+	Parallelism int
+	// FewQueues says that the tenant may have only so many queues. Then an Accept that makes one must have NewQueues, or it
+	// is ErrStale; see [Accept.LimitQueues].
+	FewQueues bool
+	// NewQueues says that it may make queues, whose number was found to be allowed at Version. It raises the version, so of
+	// two such operations that counted the same queues only the first is carried out.
+	NewQueues bool
 
 	Outcome
 	// Used is the day's counter after this request, if DailyLimit is set.
@@ -92,6 +101,9 @@ func (op *Accept) Want() *store.Want {
 	if op.DailyLimit > 0 {
 		w.Quota = []store.QuotaKey{{Tenant: op.Tenant, Day: op.Day}}
 	}
+	if op.NewQueues {
+		w.Config = versionLock(op.Tenant)
+	}
 	w.Dedup = sortedDedup(w.Dedup)
 	w.Dead = sortedDead(w.Dead)
 	return w
@@ -121,6 +133,7 @@ func (op *Accept) Decide(v *store.View, c *store.Changes) error {
 		return store.ErrStale
 	}
 	op.w.begin(&op.want, v, c, op.Node, &op.Outcome)
+	op.limitTenant()
 	n := int64(0)
 	for _, d := range op.Drafts {
 		d.ID, d.Duplicate, d.Gone = "", false, false
@@ -148,6 +161,12 @@ func (op *Accept) Decide(v *store.View, c *store.Changes) error {
 			return e
 		}
 	}
+	if op.FewQueues && op.madeQueue() {
+		if !op.NewQueues {
+			return store.ErrStale
+		}
+		c.Raise = append(c.Raise, op.Tenant)
+	}
 	if op.Firing != nil {
 		op.fire(v, c)
 	}
@@ -156,6 +175,25 @@ func (op *Accept) Decide(v *store.View, c *store.Changes) error {
 	}
 	op.w.end()
 	return nil
+}
+
+// limitTenant gives the tenant's gate the limit of the tenant's plan, which is that of this operation's Version.
+func (op *Accept) limitTenant() {
+	if op.Parallelism <= 0 {
+		return
+	}
+	for i := range op.w.gates {
+		if g := &op.w.gates[i]; g.Kind == store.KindTenant && g.Parallelism != op.Parallelism {
+			g.Parallelism, g.UpdatedAt, g.touched = op.Parallelism, op.w.now, true
+		}
+	}
+}
+
+// madeQueue reports whether a queue was made by this run.
+func (op *Accept) madeQueue() bool {
+	return slices.ContainsFunc(op.w.gates, func(g gateWork) bool {
+		return g.Kind == store.KindQueue && g.CreatedAt.Equal(op.w.now)
+	})
 }
 
 // takeDead removes the dead letter that a draft replaces and reports whether it existed.
@@ -220,12 +258,14 @@ func (w *work) accept(d *compose.Draft, id posthaste.MessageID, path []store.Gat
 				g.Parallelism, g.CreatedAt, g.UpdatedAt = 1, w.now, w.now
 			}
 			t.Gen = g.Gen
-		case store.KindFlow:
+		case store.KindFlow, store.KindTenant:
 			if g.CreatedAt.IsZero() {
 				g.CreatedAt, g.UpdatedAt = w.now, w.now
 			}
-			flow++
-		case store.KindTenant, store.KindHost:
+			if g.Kind == store.KindFlow {
+				flow++
+			}
+		case store.KindHost:
 		}
 	}
 	if flow > 0 {

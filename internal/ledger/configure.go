@@ -11,7 +11,10 @@ import (
 // claims again.
 type Configure struct {
 	Tenant posthaste.TenantID
-	Keys   []store.ConfigKey // sorted; what Edit sees
+	// Version, if set, is that of the configuration that the change was found to be allowed with, for instance by counting
+	// what there is. Another one makes it ErrStale.
+	Version int64
+	Keys    []store.ConfigKey // sorted; what Edit sees
 	// Edit is pure. It gets the rows by position in Keys, nil where there is none, and returns for each what is to stand
 	// there: the same row changed, a new one, or nil for none.
 	Edit func(now time.Time, rows []*store.ConfigRow) ([]*store.ConfigRow, error)
@@ -33,6 +36,9 @@ func (op *Configure) Want() *store.Want {
 
 // Decide implements [store.Op].
 func (op *Configure) Decide(v *store.View, c *store.Changes) error {
+	if op.Version != 0 && v.Versions[0] != op.Version {
+		return store.ErrStale
+	}
 	old := make([]bool, len(v.Config))
 	for i, r := range v.Config {
 		old[i] = r != nil
@@ -69,6 +75,8 @@ func (op *Configure) Decide(v *store.View, c *store.Changes) error {
 // EditGate changes the limits of a gate. What can start under the new ones starts.
 type EditGate struct {
 	Gate store.GateRef
+	// Version, if set, is as in [Configure], and rises: the gate is one of those that are counted.
+	Version int64
 	// Edit is pure. The gate may be a zero one: none is stored.
 	Edit func(now time.Time, g *store.Gate) error
 	// Heads are the tickets expected to come first there, as they were read without a lock.
@@ -93,12 +101,21 @@ func (op *EditGate) Want() *store.Want {
 	}
 	w.Gates = gatesOf(op.Node.restrictions(w.Gates, op.Heads))
 	w.Heads = max(headsPerSettle, len(op.Heads)+1)
+	if op.Version != 0 {
+		w.Tenants, w.Config = []posthaste.TenantID{op.Gate.Tenant}, versionLock(op.Gate.Tenant)
+	}
 	return w
 }
 
 // Decide implements [store.Op].
 func (op *EditGate) Decide(v *store.View, c *store.Changes) error {
 	op.Outcome = Outcome{Started: op.Started[:0]}
+	if op.Version != 0 {
+		if v.Versions[0] != op.Version {
+			return store.ErrStale
+		}
+		c.Raise = append(c.Raise, op.Gate.Tenant)
+	}
 	op.w.begin(&op.want, v, c, op.Node, &op.Outcome)
 	g := op.w.gate(op.Gate)
 	if err := op.Edit(v.Now, g.Gate); err != nil {

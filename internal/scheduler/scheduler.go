@@ -203,6 +203,7 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 func (s *Scheduler) compose(ctx context.Context, tenant *directory.Tenant, r *directory.ScheduleRow, f *ledger.Firing) (*ledger.Accept, error) {
 	op := &ledger.Accept{
 		Tenant: tenant.ID, Version: tenant.Version, Shards: s.engine.Shards(), Firing: f, Count: true,
+		Parallelism: tenant.Plan.Parallelism,
 	}
 	if f.Skip || f.Error != "" {
 		return op, nil
@@ -233,6 +234,12 @@ func (s *Scheduler) compose(ctx context.Context, tenant *directory.Tenant, r *di
 		op.Drafts = append(op.Drafts, &ledger.Draft{
 			Draft: d, Nonce: s.nonces.Next(), Path: ledger.PathOf(d.Message, op.Shards, tenant.Plan.Parallelism > 0),
 		})
+	}
+	if err := op.LimitQueues(ctx, s.engine, tenant.Plan.Queues); posthaste.CodeOf(err) == posthaste.CodeQuotaExceeded {
+		f.Error = err.Error()
+		return s.compose(ctx, tenant, r, f)
+	} else if err != nil {
+		return nil, err
 	}
 	return op, nil
 }

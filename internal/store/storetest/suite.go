@@ -18,6 +18,7 @@ func Run(t *testing.T, open func(testing.TB) *Harness) {
 		{"accept/all or nothing", testAllOrNothing},
 		{"accept/stale version", testVersion},
 		{"accept/daily limit", testDailyLimit},
+		{"accept/limited queues", testLimitedQueues},
 		{"accept/ids", testIDs},
 		{"accept/deduplication", testDedup},
 		{"accept/deduplication among tenants", testDedupTenants},

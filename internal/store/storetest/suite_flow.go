@@ -295,6 +295,21 @@ func testTenantGate(b *bed) {
 	got = append(b.settle(manyRoom, got[0], delivered()).Started, b.pump(manyRoom)...)
 	if len(got) != 1 || b.message(got[0].Ticket.ID).Source == "" {
 		b.Errorf("got %v started, want the callback", ids(got))
+		return
+	}
+	b.settle(manyRoom, got[0], delivered())
+	b.settle(manyRoom, keyed.Started[0], delivered())
+
+	// The limit comes with what is accepted under it. More room starts what waits, less lets run what runs.
+	for i, tt := range []struct{ most, started int }{{1, 1}, {1, 0}, {1, 0}, {3, 2}, {2, 0}, {5, 2}} {
+		d := b.draft(b.msg(), 0)
+		d.Path = ledger.PathOf(d.Message, b.shards, true)
+		op := b.acceptOp(manyRoom, d)
+		op.Parallelism = tt.most
+		b.do(op)
+		if got := append(op.Started, b.pump(manyRoom)...); len(got) != tt.started {
+			b.Errorf("message %d, limit %d: got %d started, want %d", i+1, tt.most, len(got), tt.started)
+		}
 	}
 }
 
