@@ -70,6 +70,8 @@ type Config struct {
 	Engine store.Engine
 	// Transport replaces the network that deliveries go through; nil: the egress guard's client. Tests set it.
 	Transport http.RoundTripper
+	// Network, if it is set, is handed the egress guard's client and returns what deliveries go through instead.
+	Network func(http.RoundTripper) http.RoundTripper
 	// Dev mounts the tools of development at /dev/. They ask for no token.
 	Dev bool
 	// Hook is called at named points by crash tests; nil otherwise.
@@ -153,6 +155,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	transport := cfg.Transport
 	if transport == nil {
 		transport = guard.NewTransport()
+	}
+	if cfg.Network != nil {
+		transport = cfg.Network(transport)
 	}
 	sign := func(id posthaste.TenantID) *signature.Signer {
 		if t := s.dir.Cached(id); t != nil {
