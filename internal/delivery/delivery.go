@@ -63,8 +63,8 @@ func (d *Deliverer) Attempt(ctx context.Context, m *posthaste.Message, retried i
 		timeout = d.cfg.Timeout
 	}
 	begin := time.Now()
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	limited := egress.NewLimit(ctx, timeout)
+	defer limited.Release()
 	res := d.send(limited, m, retried, begin)
 	if ctx.Err() != nil && res.Outcome != posthaste.OutcomeDelivered {
 		return nil

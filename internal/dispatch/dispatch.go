@@ -79,6 +79,9 @@ type Dispatcher struct {
 
 	stop atomic.Bool // nothing more is claimed
 	wg   sync.WaitGroup
+	work chan ledger.Start // to a worker that waits
+	idle atomic.Int64      // workers that wait
+	over chan struct{}     // closed when none is needed any more
 
 	mu    sync.Mutex
 	tries map[store.GateRef]struct{} // gates to admit from
@@ -130,6 +133,7 @@ func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.N
 	}
 	d := &Dispatcher{
 		cfg: cfg, engine: engine, send: send, clock: clock, nonces: nonces, log: cfg.Logger,
+		work: make(chan ledger.Start), over: make(chan struct{}),
 		room: make(chan struct{}, 1), tried: make(chan struct{}, 1), tries: map[store.GateRef]struct{}{},
 	}
 	d.hosts = newHosts(engine.Shards(), cfg.PerHost, cfg.BreakHosts)
@@ -225,10 +229,39 @@ func (d *Dispatcher) Begin(node ledger.Node, out *ledger.Outcome) {
 	d.hosts.full(node)
 	for _, s := range out.Started {
 		d.hosts.begin(s.Ticket)
-		d.wg.Add(1)
-		go d.run(s)
+		d.start(s)
 	}
 	d.try(out.Next)
+}
+
+// idleWorkers bounds the goroutines that wait for an attempt to make. A new one would have to grow its stack for each.
+const idleWorkers = 512
+
+// start has an attempt made by a goroutine of its own.
+func (d *Dispatcher) start(s ledger.Start) {
+	d.wg.Add(1)
+	select {
+	case d.work <- s:
+	default:
+		go d.worker(s)
+	}
+}
+
+// worker makes attempts until enough others wait for some or the dispatcher stops.
+func (d *Dispatcher) worker(s ledger.Start) {
+	for {
+		d.run(s)
+		if d.idle.Add(1) > idleWorkers {
+			d.idle.Add(-1)
+			return
+		}
+		select {
+		case s = <-d.work:
+			d.idle.Add(-1)
+		case <-d.over:
+			return
+		}
+	}
 }
 
 // run makes an attempt and, one after another, those that its settlement starts.
@@ -248,8 +281,7 @@ func (d *Dispatcher) run(s ledger.Start) {
 			d.hosts.begin(next.Ticket)
 		}
 		for _, next := range out.Started[1:] {
-			d.wg.Add(1)
-			go d.run(next)
+			d.start(next)
 		}
 		d.try(out.Next)
 		s = out.Started[0]

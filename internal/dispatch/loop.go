@@ -13,6 +13,7 @@ import (
 // Run claims and attempts until ctx ends, then stops as the package comment says. It returns when every goroutine of the
 // dispatcher is gone.
 func (d *Dispatcher) Run(ctx context.Context) error {
+	defer close(d.over)
 	inner, cancel := context.WithCancel(ctx)
 	done := make(chan struct{}, 4)
 	go func() { d.keepLease(inner); done <- struct{}{} }()

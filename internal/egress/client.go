@@ -35,7 +35,7 @@ func (g *Guard) NewTransport() http.RoundTripper {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	return &transport{
+	t := &transport{
 		guard: g,
 		base: &http.Transport{
 			Proxy:                  nil, // not even the environment's: a proxy would dial where no address is judged
@@ -56,11 +56,16 @@ func (g *Guard) NewTransport() http.RoundTripper {
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		},
 	}
+	if g.cfg.MaxConnsPerHost == 0 && g.cfg.ResponseHeaderTimeout == 0 {
+		t.plain = newHTTP1(g)
+	}
+	return t
 }
 
 type transport struct {
 	guard *Guard
 	base  *http.Transport
+	plain *http1 // nil where only net/http keeps the limits
 }
 
 // RoundTrip judges the URL again, since a message may have been accepted under another configuration.
@@ -70,6 +75,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			_ = req.Body.Close() // a round-tripper closes it in any case; the refusal is what matters
 		}
 		return nil, err
+	}
+	if t.plain != nil && t.plain.takes(req) {
+		resp, err := t.plain.roundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		keepLocation(resp)
+		return resp, nil
 	}
 	out := req
 	if _, ok := req.Header["User-Agent"]; !ok {
@@ -91,7 +104,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections closes the connections that carry no request; [http.Client.CloseIdleConnections] calls it.
-func (t *transport) CloseIdleConnections() { t.base.CloseIdleConnections() }
+func (t *transport) CloseIdleConnections() {
+	t.base.CloseIdleConnections()
+	if t.plain != nil {
+		t.plain.closeBefore(time.Now())
+	}
+}
 
 // checkRequest judges what CheckURL judges, apart from what no longer shows in a parsed URL.
 func (g *Guard) checkRequest(u *url.URL) error {
