@@ -40,11 +40,12 @@ var policy = map[string]string{
 	"internal/flowcontrol": "internal/fault",
 
 	// Storage.
-	"internal/store":           "internal/flowcontrol",
-	"internal/store/storetest": "internal/store internal/ledger internal/lifecycle internal/compose internal/retry",
-	"internal/store/sqlite":    "internal/store",
-	"internal/store/postgres":  "internal/store",
-	"internal/ledger":          "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry internal/fault",
+	"internal/store":                       "internal/flowcontrol",
+	"internal/store/storetest":             "internal/store internal/ledger internal/lifecycle internal/compose internal/retry",
+	"internal/store/sqlite":                "internal/store",
+	"internal/store/postgres":              "internal/store",
+	"internal/store/postgres/postgrestest": "-",
+	"internal/ledger":                      "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry internal/fault",
 
 	// The engine.
 	"internal/directory": "internal/store internal/signature",

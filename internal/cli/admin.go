@@ -7,21 +7,63 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/broker"
 	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/server"
+	"github.com/posthaste/posthaste/internal/store"
 )
 
-// withAdmin opens the store of a data file, beside a running server or without one, and runs f on it.
-func (a *app) withAdmin(ctx context.Context, data string, f func(*broker.Admin) error) error {
+// A target is the store that a command opens itself.
+type target struct {
+	data, store, execMode string
+}
+
+func (t *target) bind(fs *pflag.FlagSet) {
+	fs.StringVar(&t.data, "data", "", "the SQLite file (default posthaste.db)")
+	t.bindDatabase(fs)
+}
+
+func (t *target) bindDatabase(fs *pflag.FlagSet) {
+	fs.StringVar(&t.store, "store", "", "the PostgreSQL database; better given as POSTHASTE_STORE if it has a password")
+	fs.StringVar(&t.execMode, "pg-exec-mode", "", "how statements are sent to the database")
+}
+
+// database returns the database of the flags or, without one and without a file among them, that of the environment.
+func (a *app) database(t *target) server.Database {
+	d := server.Database{URL: t.store, ExecMode: t.execMode}
+	if d.URL == "" && t.data == "" {
+		d.URL = a.env("POSTHASTE_STORE")
+	}
+	if d.ExecMode == "" {
+		d.ExecMode = a.env("POSTHASTE_PG_EXEC_MODE")
+	}
+	return d
+}
+
+// open opens the store, beside running servers or without one.
+func (a *app) open(ctx context.Context, t *target) (store.Engine, error) {
+	d := a.database(t)
+	switch {
+	case d.URL != "" && t.data != "":
+		return nil, posthaste.Errorf(posthaste.CodeInvalid, "data and store are both set: name one of them")
+	case d.URL != "":
+		return server.OpenDatabase(ctx, d)
+	}
+	data := t.data
 	if data == "" {
 		if data = a.env("POSTHASTE_DATA"); data == "" {
 			data = defaultData
 		}
 	}
-	engine, err := server.OpenStore(ctx, data)
+	return server.OpenStore(ctx, data)
+}
+
+// withAdmin opens the store and runs f on it.
+func (a *app) withAdmin(ctx context.Context, t *target, f func(*broker.Admin) error) error {
+	engine, err := a.open(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -31,12 +73,13 @@ func (a *app) withAdmin(ctx context.Context, data string, f func(*broker.Admin) 
 
 func (a *app) tenantCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "tenant", Short: "Create, list and change tenants, directly in the store"}
-	data := cmd.PersistentFlags().String("data", "", "the SQLite file (default posthaste.db)")
+	var in target
+	in.bind(cmd.PersistentFlags())
 	var name, plan string
 	create := &cobra.Command{
 		Use: "create", Short: "Create a tenant with a token and signing keys, which are shown once", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				t, err := admin.CreateTenant(cmd.Context(), broker.NewTenant{Name: name, Plan: plan})
 				if err != nil {
 					return err
@@ -52,7 +95,7 @@ func (a *app) tenantCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List tenants", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				tenants, err := admin.Tenants(cmd.Context())
 				if err != nil {
 					return err
@@ -70,7 +113,7 @@ func (a *app) tenantCommand() *cobra.Command {
 	setPlan := &cobra.Command{
 		Use: "set-plan PLAN", Short: "Give a tenant another plan: " + directory.PlanNames(), Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				return admin.SetPlan(cmd.Context(), posthaste.TenantID(id), args[0])
 			})
 		},
@@ -82,13 +125,14 @@ func (a *app) tenantCommand() *cobra.Command {
 
 func (a *app) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Create, list and revoke tokens, directly in the store"}
-	data := cmd.PersistentFlags().String("data", "", "the SQLite file (default posthaste.db)")
+	var in target
+	in.bind(cmd.PersistentFlags())
 	id := cmd.PersistentFlags().Int64("tenant", 1, "the tenant's number")
 	var name, scope string
 	create := &cobra.Command{
 		Use: "create", Short: "Create a token, which is shown once", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				token, err := admin.CreateToken(cmd.Context(), posthaste.TenantID(*id), name, directory.Scope(scope), "")
 				if err != nil {
 					return err
@@ -103,7 +147,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List tokens by the beginnings of their hashes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				tokens, err := admin.Tokens(cmd.Context(), posthaste.TenantID(*id))
 				if err != nil {
 					return err
@@ -120,11 +164,37 @@ func (a *app) tokenCommand() *cobra.Command {
 	revoke := &cobra.Command{
 		Use: "revoke HASH", Short: "Revoke the token whose hash begins so", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withAdmin(cmd.Context(), *data, func(admin *broker.Admin) error {
+			return a.withAdmin(cmd.Context(), &in, func(admin *broker.Admin) error {
 				return admin.RevokeToken(cmd.Context(), posthaste.TenantID(*id), args[0])
 			})
 		},
 	}
 	cmd.AddCommand(create, list, revoke)
+	return cmd
+}
+
+func (a *app) migrateCommand() *cobra.Command {
+	var in target
+	var shards int
+	cmd := &cobra.Command{
+		Use: "migrate", Short: "Create or upgrade the schema of a PostgreSQL database", Args: cobra.NoArgs,
+		Long: "Create or upgrade the schema of a PostgreSQL database. Servers do so at their start unless they run with --no-migrate.\n" +
+			"It may be done while servers of the release before run.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := a.database(&in)
+			if d.URL == "" {
+				return posthaste.Errorf(posthaste.CodeInvalid, "no database is named: give --store or POSTHASTE_STORE")
+			}
+			d.Shards = shards
+			n, err := server.Migrate(cmd.Context(), d)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "The schema is up to date, with %d shards.\n", n)
+			return err
+		},
+	}
+	in.bindDatabase(cmd.Flags())
+	cmd.Flags().IntVar(&shards, "shards", 0, "number of shards of a new schema, which never changes later (default 4)")
 	return cmd
 }

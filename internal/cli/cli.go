@@ -1,4 +1,4 @@
-// Package cli is the command line: dev and serve run a server, token and tenant open the store themselves.
+// Package cli is the command line: dev and serve run a server, token, tenant and migrate open the store themselves.
 package cli
 
 import (
@@ -49,7 +49,7 @@ func Run(ctx context.Context, args, environ []string, out, errOut io.Writer) int
 	root.SetOut(out)
 	root.SetErr(errOut)
 	root.SetArgs(normalize(args))
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.tokenCommand(), a.tenantCommand())
+	root.AddCommand(a.devCommand(), a.serveCommand(), a.tokenCommand(), a.tenantCommand(), a.migrateCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range lines(err) {
 			fmt.Fprintln(errOut, "posthaste:", line) //nolint:errcheck // nothing can be told if this cannot

@@ -24,7 +24,16 @@ type preset struct {
 type settings struct {
 	preset
 
-	Data        string `config:"data" desc:"the SQLite file that keeps everything"`
+	Data       string `config:"data" desc:"the SQLite file that keeps everything"`
+	Store      string `config:"store" desc:"PostgreSQL database, shared by nodes, that keeps everything instead of a file: postgres://user@host/name"`
+	NoMigrate  bool   `config:"no-migrate" desc:"do not create or upgrade the schema of the database at start; see posthaste migrate"`
+	PgExecMode string `config:"pg-exec-mode" desc:"how statements are sent to the database: cache_statement, cache_describe, describe_exec, exec or simple_protocol; exec behind PgBouncer in transaction mode"`
+	PgLanes    int    `config:"pg-lanes" desc:"transactions that write at a time, a connection each; 0 for one per shard, at most 4"`
+	PgPool     int    `config:"pg-pool" desc:"further connections to the database, for reading"`
+	Node       string `config:"node" desc:"name of this node, which no other may have; empty for a new one at each start"`
+
+	Lease time.Duration `config:"lease" desc:"how long a node that is not heard of keeps its attempts before others take them over"`
+
 	AdminListen string `config:"admin-listen" desc:"address of metrics (/metrics) and profiles (/debug/pprof/); keep it private"`
 	Region      string `config:"region" desc:"region reported to destinations"`
 
@@ -83,6 +92,9 @@ func presetDefaults(name string, dev bool) (settings, error) {
 		Grace:       10 * time.Second,
 		Retention:   7 * 24 * time.Hour,
 		MissedTicks: skipMissed,
+		PgExecMode:  "cache_statement",
+		PgPool:      8,
+		Lease:       15 * time.Second,
 	}
 	s.DLQRetention = s.Retention
 	switch name {
@@ -104,10 +116,18 @@ func presetDefaults(name string, dev bool) (settings, error) {
 	return s, nil
 }
 
+// database returns what the settings say of it. Only dev moves its clock.
+func (s *settings) database(dev bool) server.Database {
+	return server.Database{URL: s.Store, Lanes: s.PgLanes, Pool: s.PgPool, ExecMode: s.PgExecMode, NoMigrate: s.NoMigrate, OwnClock: dev}
+}
+
 // server returns what the settings mean.
 func (s *settings) server(dev bool) (server.Config, error) {
 	if s.MissedTicks != skipMissed && s.MissedTicks != fireMissed {
 		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "missed-ticks: %q is none of skip, once", s.MissedTicks)
+	}
+	if s.Lease < time.Second {
+		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "lease: %v is shorter than a second", s.Lease)
 	}
 	mode := egress.ModePublic
 	switch {
@@ -119,6 +139,9 @@ func (s *settings) server(dev bool) (server.Config, error) {
 	return server.Config{
 		AdminListen: s.AdminListen,
 		Data:        s.Data,
+		Database:    s.database(dev),
+		Node:        s.Node,
+		Lease:       s.Lease,
 		Version:     version(),
 		Backoff:     s.Backoff,
 		Broker: broker.Config{

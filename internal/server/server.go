@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -29,7 +28,6 @@ import (
 	"github.com/posthaste/posthaste/internal/scheduler"
 	"github.com/posthaste/posthaste/internal/signature"
 	"github.com/posthaste/posthaste/internal/store"
-	"github.com/posthaste/posthaste/internal/store/sqlite"
 	"github.com/posthaste/posthaste/internal/telemetry"
 )
 
@@ -38,9 +36,16 @@ type Config struct {
 	Listen string // address of the API; empty: ":8080"
 	// Listener is used instead of listening at Listen, if it is set. Stop closes it.
 	Listener    net.Listener
-	AdminListen string // address of metrics and profiles; empty: none
-	Data        string // the SQLite file; empty: in memory
-	Version     string
+	AdminListen string   // address of metrics and profiles; empty: none
+	Data        string   // the SQLite file; empty: in memory
+	Database    Database // instead of Data, if its URL is set
+	// Node is the name of this node among those that share the database. Two nodes must never have the same; empty: one that
+	// nobody else has. With a name that lasts, a node that was killed finds its own attempts again at its next start; else
+	// others take them over when its lease is over.
+	Node string
+	// Lease is how long a node that is not heard of keeps its attempts; 0: 15 s.
+	Lease   time.Duration
+	Version string
 
 	// Users are the tenants to be created on an empty store, the first one's token being printed by the caller.
 	Users []broker.NewTenant
@@ -131,10 +136,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.metrics = telemetry.NewMetrics(telemetry.MetricsConfig{Version: cfg.Version, Outcomes: outcomes()})
 	engine := cfg.Engine
 	if engine == nil {
-		if engine, err = openStore(ctx, sqlite.Config{
-			Path: cfg.Data, InMemory: cfg.Data == "", Clock: s.clock, Log: s.log, Hook: cfg.Hook,
-			Committed: s.metrics.Committed, CommitFailed: s.metrics.CommitFailed,
-		}); err != nil {
+		if engine, err = s.openStore(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -166,7 +168,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return s.dir.Signer(context.Background(), id)
 	}
 	s.disp = dispatch.New(engine, delivery.New(transport, sign, cfg.Delivery), s.clock, nonces, dispatch.Config{
-		Node:        store.NodeInfo{Name: "node"},
+		Node:        store.NodeInfo{Name: s.nodeName(), TTL: cfg.Lease},
 		MaxInFlight: cfg.MaxInFlight,
 		PerHost:     cfg.MaxPerHost,
 		BreakHosts:  cfg.BreakHosts,
@@ -402,22 +404,4 @@ func (s *Server) retain(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-}
-
-// openStore opens SQLite as what the rest knows it as: nil is no engine then.
-func openStore(ctx context.Context, cfg sqlite.Config) (store.Engine, error) {
-	e, err := sqlite.Open(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return e, nil
-}
-
-// OpenStore opens the store of a data file without joining it as a node, for commands that change tenants and tokens. The
-// file must exist.
-func OpenStore(ctx context.Context, data string) (store.Engine, error) {
-	if _, err := os.Stat(data); err != nil {
-		return nil, fmt.Errorf("no store there yet; serve makes one at its first start: %w", err)
-	}
-	return sqlite.Open(ctx, sqlite.Config{Path: data})
 }

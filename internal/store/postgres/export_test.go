@@ -1,5 +1,3 @@
-//go:build postgres
-
 package postgres
 
 import "github.com/jackc/pgx/v5"

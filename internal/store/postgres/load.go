@@ -90,12 +90,16 @@ const candidateSQL = `WITH RECURSIVE up(tenant) AS (
 
 // candidates reads what is ripe, for the operations that ask for it, without a lock.
 func (t *transaction) candidates(ctx context.Context) error {
+	more := 0 // as many as the operations before may take
 	for i, c := range t.batch {
-		r := c.op.Want().Ripe
+		w := c.op.Want()
+		r := w.Ripe
 		if r == nil || r.Limit <= 0 {
+			more += len(w.Tickets)
 			continue
 		}
-		rows, err := t.l.conn.Query(ctx, candidateSQL, r.Shard, t.l.ripe.after(r.Shard), r.Before.UnixMicro(), perTenant(r), r.Limit)
+		rows, err := t.l.conn.Query(ctx, candidateSQL, r.Shard, t.l.ripe.after(r.Shard), r.Before.UnixMicro(), perTenant(r)+more, r.Limit+more)
+		more += r.Limit + len(w.Tickets)
 		if err != nil {
 			return err
 		}

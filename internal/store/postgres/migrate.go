@@ -43,6 +43,16 @@ func migrate(ctx context.Context, conn *pgx.Conn, shards int) (int, error) {
 	}
 }
 
+// checkSchema returns the number of shards of a schema that is up to date.
+func checkSchema(ctx context.Context, conn *pgx.Conn) (int, error) {
+	version, shards, err := readMeta(ctx, conn)
+	if err == nil && version < schemaVersion {
+		err = posthaste.Errorf(posthaste.CodeConflict,
+			"the database has schema %d, and this program needs schema %d: run posthaste migrate", version, schemaVersion)
+	}
+	return shards, err
+}
+
 func migrateOnce(ctx context.Context, conn *pgx.Conn, shards int) (int, error) {
 	if version, n, err := readMeta(ctx, conn); err != nil || version == schemaVersion {
 		return n, err

@@ -51,6 +51,8 @@ type Config struct {
 	ExecMode string
 	// Shards is the number of shards of a database that has no schema yet; 0: 4. Otherwise it is not used.
 	Shards int
+	// NoMigrate leaves the schema as it is. Open fails with CodeConflict if it is not the one that the program knows.
+	NoMigrate bool
 	// IdleTimeout is how long the server lets a transaction wait for its node; 0: 4 s. It must be shorter than the leases.
 	IdleTimeout time.Duration
 	// Clock is the source of View.Now; nil: the clock of the server, which is the same for all nodes. Tests set it.
@@ -155,8 +157,8 @@ func (e *Engine) Stats() Stats {
 	}
 }
 
-// Open connects to the database, makes or upgrades its schema, and starts the lanes. It fails with CodeConflict if a newer
-// program made the schema.
+// Open connects to the database, makes or upgrades its schema unless it is told not to, and starts the lanes. It fails with
+// CodeConflict if a newer program made the schema.
 func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -186,7 +188,11 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, translate("connect to the database", err)
 	}
-	e.shards, err = migrate(ctx, conn, cfg.Shards)
+	if cfg.NoMigrate {
+		e.shards, err = checkSchema(ctx, conn)
+	} else {
+		e.shards, err = migrate(ctx, conn, cfg.Shards)
+	}
 	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		return nil, translate("prepare the schema", err)
 	}

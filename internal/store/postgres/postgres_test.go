@@ -1,5 +1,3 @@
-//go:build postgres
-
 package postgres_test
 
 import (
@@ -258,18 +256,6 @@ func TestIdleTransaction(t *testing.T) {
 	}
 	if s := e.Stats(); s.Repeats != 1 || s.Commits != 1 {
 		t.Errorf("got %+v, want one commit at the second try", s)
-	}
-}
-
-func sqlDo(tb testing.TB, url, sql string) {
-	tb.Helper()
-	conn, err := pgx.Connect(tb.Context(), url)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer conn.Close(tb.Context())
-	if _, err := conn.Exec(tb.Context(), sql); err != nil {
-		tb.Fatal(err)
 	}
 }
 

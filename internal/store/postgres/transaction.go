@@ -233,25 +233,36 @@ func (t *transaction) view(i int) *store.View {
 	return v
 }
 
-// ripened returns the candidates of an operation that are ripe still. Those with a path are shown as they were read, without a
-// lock; an operation that names gates does not get them, because it could change them.
+// ripened returns the candidates of an operation that are ripe still, and what the operations before it made ripe. Those with a
+// path are shown as they were read, without a lock; an operation that names gates does not get them, because it could change
+// them.
 func (t *transaction) ripened(i int, w *store.Want) (list []*store.Ticket) {
 	for _, c := range t.ripe[i] {
-		r := t.tickets[c.ID]
-		switch {
-		case r != nil:
-			if r.cur == nil || r.cur.Phase != posthaste.PhaseDelayed && r.cur.Phase != posthaste.PhaseReady || r.cur.Due.After(w.Ripe.Before) {
-				continue
-			}
-			list = append(list, r.copy())
-		case !c.plain && len(w.Gates) == 0:
+		if t.tickets[c.ID] == nil && !c.plain && len(w.Gates) == 0 {
 			list = append(list, c.Ticket)
+		}
+	}
+	known := make(map[posthaste.MessageID]bool, len(t.ripe[i]))
+	for _, c := range t.ripe[i] {
+		known[c.ID] = true
+	}
+	for id, r := range t.tickets {
+		if r.cur == nil || r.cur.Phase != posthaste.PhaseDelayed && r.cur.Phase != posthaste.PhaseReady || r.cur.Due.After(w.Ripe.Before) {
+			continue
+		}
+		if _, shard, _ := id.Parts(); known[id] || r.dirty && shard == w.Ripe.Shard {
+			list = append(list, r.copy())
 		}
 	}
 	slices.SortFunc(list, func(a, b *store.Ticket) int {
 		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	})
-	return list
+	of := map[posthaste.TenantID]int{}
+	list = slices.DeleteFunc(list, func(k *store.Ticket) bool {
+		of[k.Tenant]++
+		return of[k.Tenant] > perTenant(w.Ripe)
+	})
+	return list[:min(len(list), w.Ripe.Limit)]
 }
 
 // merge adds the changes of an operation. An error leaves everything as it was.
