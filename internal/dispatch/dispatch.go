@@ -150,6 +150,7 @@ func (d *Dispatcher) Join(ctx context.Context) error {
 	l := &life{node: lease.NodeEpoch, lease: lease}
 	l.work, l.cut = context.WithCancelCause(context.Background())
 	d.life.Store(l)
+	d.wakeLoop()
 	return nil
 }
 
@@ -212,10 +213,15 @@ func (d *Dispatcher) giveBack(n int) {
 	}
 	d.free.Add(int64(n))
 	if d.starved.Load() && d.starved.CompareAndSwap(true, false) {
-		select {
-		case d.room <- struct{}{}:
-		default:
-		}
+		d.wakeLoop()
+	}
+}
+
+// wakeLoop has the loop look again, because there is room that it did not have.
+func (d *Dispatcher) wakeLoop() {
+	select {
+	case d.room <- struct{}{}:
+	default:
 	}
 }
 

@@ -202,6 +202,9 @@ func (d *Dispatcher) sleep(ctx context.Context, next time.Time, hints <-chan sto
 
 // sweep claims and admits what is due and returns when to look again; zero if nothing is known to come.
 func (d *Dispatcher) sweep(ctx context.Context) (time.Time, error) {
+	if d.life.Load() == nil {
+		return time.Time{}, nil // nothing can be claimed; the next life wakes the loop
+	}
 	shards, err := d.engine.NextDue(ctx)
 	if err != nil {
 		return time.Time{}, err

@@ -59,7 +59,12 @@ func (c *checker) queues() {
 			if start == nil {
 				continue
 			}
+			// Its slot counts since it took it, which may be long before its start: it then waited elsewhere, and the queue's
+			// parallelism was lowered meanwhile.
 			states := at(q.past, queueState{}, start.seq)
+			if len(b.keys) > 0 || c.h.bounded() {
+				states = between(q.past, queueState{}, b.due, start.seq)
+			}
 			most := 0
 			for _, s := range states {
 				if s.gen == b.queueGen {

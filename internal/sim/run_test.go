@@ -152,6 +152,22 @@ func at[T any](past []change[T], first T, seq int64) []T {
 	return now
 }
 
+// between returns the values that may have been in effect from a moment of the server's clock to an observation.
+func between[T any](past []change[T], first T, ms, seq int64) []T {
+	i := 0
+	for i < len(past) && past[i].settled < seq && past[i].at.UnixMilli() < ms {
+		first = past[i].values[len(past[i].values)-1]
+		i++
+	}
+	values := []T{first}
+	for _, c := range past[i:] {
+		if c.call < seq {
+			values = append(values, c.values...)
+		}
+	}
+	return values
+}
+
 type keyModel struct {
 	state  keyState
 	past   []change[keyState]

@@ -48,7 +48,11 @@ func TestHistories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	search(t, first, n, 3, func(t *testing.T, h *history) {
+	most := 3
+	if text := os.Getenv("POSTHASTE_MOST"); text != "" {
+		most, _ = strconv.Atoi(text)
+	}
+	search(t, first, n, most, func(t *testing.T, h *history) {
 		h, keep := shrink(t, h)
 		t.Errorf("%s\nRun it again:\n  POSTHASTE_SEED=%d POSTHASTE_OPS=%s go test -run TestHistories ./internal/sim", h.report(keep), h.plan.seed, opList(h.plan, keep))
 	})
