@@ -1032,8 +1032,19 @@ type deadPage struct {
 
 // handleDead retries or deletes dead letters.
 func (h *history) handleDead(p *process, o *op) {
-	var page deadPage
-	if !h.get(p, "/v2/dlq", &page) || len(page.Messages) == 0 {
+	var page deadPage // all of them
+	for cursor := ""; ; {
+		var next deadPage
+		if !h.get(p, "/v2/dlq"+cursor, &next) {
+			return
+		}
+		page.Messages = append(page.Messages, next.Messages...)
+		if next.Cursor == "" {
+			break
+		}
+		cursor = "?cursor=" + next.Cursor
+	}
+	if len(page.Messages) == 0 {
 		return
 	}
 	var chosen []*deadEntry

@@ -52,8 +52,8 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 					continue
 				}
 				exact := d.at == at
-				if due := list[0].due; due > at && d.item.delay > 0 {
-					exact = d.at+d.item.delay.Milliseconds() == due
+				if d.item.delay > 0 {
+					exact = max(at, d.at+d.item.delay.Milliseconds()) == list[0].due
 				}
 				if t == nil || exact {
 					t = d
@@ -193,31 +193,41 @@ func (c *checker) expected(s *scheduleModel) []tick {
 	return list
 }
 
-// excuse allows a tick to be late, or missing, if it fell into a trouble, a downtime or a leap.
+// excuse allows a tick to be late, or missing, if it fell into a trouble, a downtime or a leap, or came so shortly before that
+// it was still to fire.
 func (c *checker) excuse(t *tick, to int64) {
-	for _, l := range c.h.leaps {
-		if from, end := l.from.UnixMilli(), l.to.UnixMilli(); t.at > from && t.at <= end {
-			// The scheduler may notice a leap at its next look only. What is late for too long is skipped.
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	began := t.at // of the time in which ticks were late
+	for last := int64(-1); t.by != last; {
+		last = t.by
+		for _, l := range c.h.leaps {
+			from, end := l.from.UnixMilli(), l.to.UnixMilli()
+			if t.at > end || t.at <= from && t.by <= from {
+				continue
+			}
+			// The scheduler may notice a leap at its next look only. What is late for too long is skipped, and all with it
+			// that is late, too.
+			began = min(began, from)
 			t.by = max(t.by, end+1000)
-			if end-from > 4*60_000 || to <= t.by {
+			if end-began > 4*60_000 || to <= t.by {
 				t.must = false
 			}
 		}
-	}
-	c.h.mu.Lock()
-	defer c.h.mu.Unlock()
-	for _, tr := range c.h.troubles {
-		end := c.now
-		if !tr.to.IsZero() {
-			end = tr.to.UnixMilli() + c.slack()
-		}
-		if t.at < tr.from.UnixMilli() || t.at > end {
-			continue
-		}
-		t.by = max(t.by, end)
-		// One that could not fire before the end of its process, or before the schedule changed, need not fire.
-		if tr.down || tr.to.IsZero() || to <= end || c.troubleFollows(tr, end) {
-			t.must = false
+		for _, tr := range c.h.troubles {
+			end := c.now
+			if !tr.to.IsZero() {
+				end = tr.to.UnixMilli() + c.slack()
+			}
+			if t.by < tr.from.UnixMilli() || t.at > end {
+				continue
+			}
+			began = min(began, tr.from.UnixMilli())
+			t.by = max(t.by, end)
+			// One that could not fire before the end of its process, or before the schedule changed, need not fire.
+			if tr.down || tr.to.IsZero() || to <= end || c.troubleFollows(tr, end) {
+				t.must = false
+			}
 		}
 	}
 }
