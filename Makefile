@@ -8,6 +8,7 @@ GOLANGCI_LINT ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 30s
 BENCH     ?= .
 BENCHTIME ?= 1s
+HISTORIES ?= 20000
 
 # The tags of tests that need more than Go; linters look behind them too.
 TAGS := compat,crash,fault
@@ -49,6 +50,14 @@ fuzz: ## run every fuzz target for FUZZTIME
 		echo "== $$dir $$name"; \
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
 	done
+
+.PHONY: sim
+sim: ## run HISTORIES random histories of a server in virtual time
+	POSTHASTE_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 0 -run TestHistories ./internal/sim
+
+.PHONY: faults
+faults: ## plant faults in the server and see that histories find them
+	$(GO) test -count=1 -tags fault -run TestFaultsAreFound ./internal/sim
 
 .PHONY: crash
 crash: ## kill the server under load and count what it lost

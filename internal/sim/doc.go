@@ -11,5 +11,7 @@
 //  5. Every counter of the API is true whenever nothing moves.
 //  6. Signatures, headers, bodies, callbacks, retries and deduplication are as documented.
 //
-// Run one history again with POSTHASTE_SEED; POSTHASTE_HISTORIES sets how many are run.
+// POSTHASTE_HISTORIES sets how many histories are run and POSTHASTE_FIRST_SEED with which seed they begin; make sim runs many.
+// POSTHASTE_SEED runs a single one again, and POSTHASTE_OPS only some of its steps, as a failure prints them. A seed repeats
+// what is planned; which goroutine runs first is not in its hands, so a failure may come once in several runs only.
 package sim

@@ -1,4 +1,4 @@
-//go:build sim && fault
+//go:build fault
 
 package sim
 

@@ -43,6 +43,7 @@ const (
 	faultOrder     = "order"     // a queue out of order
 	faultOpen      = "open"      // too many open messages of a queue, or attempts of a key
 	faultRate      = "rate"      // too many starts in a window
+	faultPaused    = "paused"    // a start at a paused queue or key
 	faultDuplicate = "duplicate" // a deduplication id that made two messages
 )
 

@@ -18,6 +18,7 @@ var (
 	seedFlag   = flag.Uint64("seed", 0, "seed of what is random; 0: a new one")
 	soakFlag   = flag.Duration("soak", 0, "go on with the mixed load, again and again, for so long")
 	loadFlag   = flag.Int("load", 5000, "messages of the mixed load")
+	limitsFlag = flag.Int("limits", 20_000, "messages of the load on queues and flow keys")
 	serverFlag = flag.String("server", "", "the program to test, built with -tags crash; empty: it is built from the tree")
 )
 
