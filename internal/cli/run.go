@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -31,7 +32,7 @@ type devSettings struct {
 type serveSettings struct {
 	settings
 
-	Listen string `config:"listen" desc:"address to listen at"`
+	Listen string `config:"listen" desc:"addresses to listen at, separated by commas"`
 }
 
 // env returns a variable of the environment the program was started with.
@@ -126,6 +127,9 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 // explain adds to an error at start what can be done about it.
 func explain(err error, listen string) error {
 	if err != nil && strings.Contains(err.Error(), "address already in use") {
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Addr != nil {
+			listen = op.Addr.String() // of several
+		}
 		_, port, _ := net.SplitHostPort(listen)
 		return fmt.Errorf("%w. Another program uses port %s; choose another one with --port or --listen: address already in use :%s", err, port, port)
 	}

@@ -61,7 +61,7 @@ type settings struct {
 	EgressAllow  []string `config:"egress-allow" desc:"addresses, CIDR networks and host names to which delivery is allowed in any case"`
 	EgressDeny   []string `config:"egress-deny" desc:"addresses, CIDR networks and host names to which nothing is delivered"`
 
-	LLMURL         string         `config:"llm-url" desc:"chat completions URL behind the destination api/llm"`
+	LLMURL         string         `config:"llm-url" desc:"chat completions URL behind the destination api/llm and the route /llm/v1/chat/completions"`
 	LLMToken       string         `config:"llm-token" desc:"bearer token for it; better given in the environment"`
 	TrustedProxies []netip.Prefix `config:"trusted-proxies" desc:"networks of proxies whose X-Forwarded-For tells the caller's address"`
 	CORSOrigins    []string       `config:"cors-origins" desc:"origins from which browsers may call the API; * for any"`

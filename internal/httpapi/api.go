@@ -35,6 +35,7 @@ type Config struct {
 	Budget         int64
 	TrustedProxies []netip.Prefix
 	Origins        []string // that browsers may call from; "*": any
+	LLM            *LLM     // behind the chat route; nil: none
 	Logger         *slog.Logger
 	// Observe is told of every answered request; nil: nobody is.
 	Observe func(route string, status int, took time.Duration)

@@ -1,11 +1,16 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -634,6 +639,62 @@ func TestSignatures(t *testing.T) {
 		}
 		if len(ids) != 2 {
 			t.Errorf("got token ids %v, want one for each attempt", ids)
+		}
+	})
+}
+
+// TestRotationUnderTraffic: while keys are rotated again and again, a receiver that has the pair of either side of a rotation
+// verifies every delivery.
+func TestRotationUnderTraffic(t *testing.T) {
+	inBubble(t, stackConfig{}, func(t *testing.T, s *stack) {
+		type pair struct{ Current, Next string }
+		pairs := []pair{}
+		note := func(r *reply) {
+			var p pair
+			if err := json.Unmarshal([]byte(r.body), &p); err != nil {
+				t.Fatal(err)
+			}
+			pairs = append(pairs, p)
+		}
+		note(s.get("/v2/keys"))
+		sent := 0
+		for range 20 {
+			var wg sync.WaitGroup
+			for i := range 20 {
+				sent++
+				raw := s.raw(step{do: "POST /v2/publish/https://a.test", body: fmt.Sprint(i), header: []string{"Upstash-Forward-Pair: " + fmt.Sprint(len(pairs)-1)}})
+				wg.Go(func() {
+					req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					s.handler.ServeHTTP(httptest.NewRecorder(), req)
+				})
+			}
+			note(s.must(step{do: "POST /v2/keys/rotate"}))
+			wg.Wait()
+			s.sleep(time.Second)
+		}
+		for i := 1; i < len(pairs); i++ {
+			if pairs[i].Current != pairs[i-1].Next || pairs[i].Next == pairs[i].Current {
+				t.Fatalf("got keys %v after %v, want the next one to be the current one", pairs[i], pairs[i-1])
+			}
+		}
+		got := s.dest.take()
+		if len(got) != sent {
+			t.Errorf("got %d deliveries, want %d", len(got), sent)
+		}
+		for _, r := range got {
+			n, err := strconv.Atoi(r.header.Get("Pair"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A receiver that has the pair from before the rotation; it holds the key from after it as the next one.
+			v := signature.Verifier{CurrentKey: pairs[n].Current, NextKey: pairs[n].Next}
+			if _, err := v.Verify(r.header.Get("Upstash-Signature"), []byte(r.body), "https://a.test", s.begin.Add(r.at)); err != nil {
+				t.Errorf("published with pair %d: %v", n, err)
+			}
 		}
 	})
 }

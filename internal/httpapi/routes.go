@@ -23,6 +23,8 @@ func match(path string) *route {
 		return &route{name: "/readyz", methods: map[string]endpoint{http.MethodGet: {open: true, serve: ready}}}
 	case strings.EqualFold(version, wire.PathExt):
 		return matchExt(path)
+	case strings.EqualFold(version, wire.PathLLM):
+		return matchLLM(path)
 	case !strings.EqualFold(version, wire.PathV2):
 		return nil
 	}

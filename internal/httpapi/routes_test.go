@@ -50,6 +50,10 @@ var table = []struct {
 	{"/v2/flowControl/{key}", "/v2/flowControl/key/pause"},
 	{"/v2/flowControl/{key}", "/v2/flowControl/key/pin?parallelism=7"},
 	{"/v2/globalParallelism", "/v2/globalParallelism"},
+	{"/ext/usage", "/ext/usage"},
+	{"/ext/hosts", "/ext/hosts"},
+	{"/ext/hosts/{host}/unblock", "/ext/hosts/example.com/unblock"},
+	{"/llm/v1/chat/completions", "/llm/v1/chat/completions"},
 }
 
 func lookUp(t *testing.T, path string) httpapi.Route {

@@ -433,6 +433,7 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
+	stream io.ReadCloser // instead of body
 	err    error         // of the transport; no answer
 	after  time.Duration // passes before the answer, unless the attempt is given up
 }
@@ -486,6 +487,9 @@ func (d *destination) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if a.header == nil {
 		a.header = http.Header{}
+	}
+	if a.stream != nil {
+		return &http.Response{StatusCode: a.status, Header: a.header, Body: a.stream, ContentLength: -1, Request: req}, nil
 	}
 	return &http.Response{
 		StatusCode: a.status, Header: a.header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: req,

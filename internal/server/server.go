@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +35,7 @@ import (
 
 // Config sets a Server up.
 type Config struct {
-	Listen string // address of the API; empty: ":8080"
+	Listen string // addresses of the API, separated by commas; empty: ":8080"
 	// Listener is used instead of listening at Listen, if it is set. Stop closes it.
 	Listener    net.Listener
 	AdminListen string   // address of metrics and profiles; empty: none
@@ -190,6 +192,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp, Hosts: s.disp,
 	}, cfg.Broker)
 
+	if cfg.API.LLM, err = llm(cfg, guard, transport); err != nil {
+		return nil, err
+	}
 	cfg.API.Logger, cfg.API.Hook = s.log, cfg.Hook
 	cfg.API.Observe = s.metrics.RequestServed
 	s.handler.api = httpapi.New(s.broker, auth.New(s.dir), cfg.API)
@@ -201,6 +206,21 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s.metrics.Gauge("posthaste_attempts_in_flight", "Attempts that run or are about to.", func() float64 { return float64(s.disp.InFlight()) })
 	return s, nil
+}
+
+// llm returns the language model service, or nil if there is none. It is reached under the same rules as any destination.
+func llm(cfg Config, guard *egress.Guard, transport http.RoundTripper) (*httpapi.LLM, error) {
+	if cfg.Broker.LLM == "" {
+		return nil, nil
+	}
+	if err := guard.CheckURL(cfg.Broker.LLM); err != nil {
+		return nil, posthaste.Errorf(posthaste.CodeInvalid, "llm-url: %v", err)
+	}
+	u, err := url.Parse(cfg.Broker.LLM)
+	if err != nil {
+		return nil, posthaste.Errorf(posthaste.CodeInvalid, "llm-url: %v", err)
+	}
+	return &httpapi.LLM{URL: u, Token: cfg.Delivery.LLMToken, Transport: transport}, nil
 }
 
 func outcomes() []string {
@@ -268,27 +288,33 @@ func (s *Server) Handler() http.Handler { return &s.handler }
 // Dev returns the tools of development; nil unless [Config].Dev is set.
 func (s *Server) Dev() *devtools.Tools { return s.dev }
 
-// Addr returns the address the API listens at, after Start.
+// Addr returns the first address the API listens at, after Start.
 func (s *Server) Addr() net.Addr { return s.addr }
 
 // Start joins the store as a node, listens, and delivers.
 func (s *Server) Start(ctx context.Context) error {
 	var lc net.ListenConfig
-	ln := s.cfg.Listener
-	if ln == nil {
-		var err error
-		if ln, err = lc.Listen(ctx, "tcp", s.cfg.Listen); err != nil {
-			return err
+	listeners := []net.Listener{s.cfg.Listener}
+	if s.cfg.Listener == nil {
+		listeners = listeners[:0]
+		for addr := range strings.SplitSeq(s.cfg.Listen, ",") {
+			ln, err := lc.Listen(ctx, "tcp", strings.TrimSpace(addr))
+			if err != nil {
+				return errors.Join(err, closeAll(listeners))
+			}
+			listeners = append(listeners, ln)
 		}
 	}
-	s.addr = ln.Addr()
+	s.addr = listeners[0].Addr()
 	if err := s.disp.Join(ctx); err != nil {
-		return errors.Join(err, ln.Close())
+		return errors.Join(err, closeAll(listeners))
 	}
 	s.background("settle and release", s.disp.Run)
 	s.background("stop retention", s.retain)
 	s.background("stop the scheduler", s.sched.Run)
-	s.serve("finish requests", &http.Server{Handler: &s.handler}, jsonErrors{ln})
+	for _, ln := range listeners {
+		s.serve("finish requests", &http.Server{Handler: &s.handler}, jsonErrors{ln})
+	}
 	if s.dev != nil {
 		s.onStop("let go of what waits", func(context.Context) error { s.dev.Close(); return nil })
 	}
@@ -303,6 +329,14 @@ func (s *Server) Start(ctx context.Context) error {
 		s.serve("close the admin listener", &http.Server{Handler: mux}, aln)
 	}
 	return nil
+}
+
+func closeAll(listeners []net.Listener) error {
+	var errs []error
+	for _, ln := range listeners {
+		errs = append(errs, ln.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // background runs a part until the stop reaches it.

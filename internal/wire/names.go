@@ -106,6 +106,8 @@ const (
 	PathReset             = "reset"
 	PathHealth            = "healthz"
 	PathReady             = "readyz"
+	PathLLM               = "llm"
+	PathChat              = "v1/chat/completions" // below PathLLM
 
 	// DestinationLLM is the path of the built-in destination for language models.
 	DestinationLLM = "api/llm"

@@ -13,18 +13,24 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
 // A client calls the API of a server as an application would.
 type client struct {
-	base  string
+	bases []string // taken in turn
+	turn  atomic.Uint32
 	token string
 	http  *http.Client
 }
 
 func newClient(s *server) *client {
-	return &client{base: s.url, token: s.token, http: &http.Client{
+	var bases []string
+	for _, addr := range s.addrs {
+		bases = append(bases, "http://"+addr)
+	}
+	return &client{bases: bases, token: s.token, http: &http.Client{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 512},
 		Timeout:   60 * time.Second,
 	}}
@@ -36,7 +42,8 @@ var errUnsent = errors.New("the request was not sent")
 // call makes a request and returns status and body of the answer. Without a whole answer it returns an error: errUnsent if
 // there was nobody to send to, else one that leaves open whether the request was carried out.
 func (c *client) call(ctx context.Context, method, path string, header http.Header, body []byte) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	base := c.bases[int(c.turn.Add(1))%len(c.bases)]
+	req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// TestDeduplication publishes with one id for deduplication from many clients at once, across a kill. Clients without an answer
+// TestDeduplication publishes with one id for deduplication from many clients at once, over two listeners and across a kill. Clients without an answer
 // ask again, which is what the id is for.
 func TestDeduplication(t *testing.T) {
 	t.Parallel()
 	rng := newRand(t)
-	s := newServer(t, rng, true)
+	s := newServer(t, rng, false)
 	ctx := s.ctx
 	l := newLoad(s, newReceiver(t))
 	const clients = 200

@@ -87,7 +87,7 @@ type server struct {
 	data  string
 	token string
 	url   string
-	addr  string
+	addrs []string // it listens at
 
 	// ctx ends with the test, or when a life ends that should not, so that nobody waits for it.
 	ctx    context.Context
@@ -110,8 +110,11 @@ func newServer(t *testing.T, rng *rand.Rand, dev bool, flags ...string) *server 
 		s.token = devToken
 	}
 	s.flags = append([]string{"--max-in-flight", strconv.Itoa(maxInFlight), "--log-format", "text", "--log-level", "warn"}, flags...)
-	s.addr = freeAddr(t, rng)
-	s.url = "http://" + s.addr
+	s.addrs = []string{freeAddr(t, rng)}
+	if !dev {
+		s.addrs = append(s.addrs, freeAddr(t, rng))
+	}
+	s.url = "http://" + s.addrs[0]
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
 	t.Cleanup(s.cleanup)
 	return s
@@ -165,9 +168,9 @@ func (s *server) all() []*life {
 // launch starts the next life and does not wait for it. It is to kill itself at crashAt, "point:visit", unless that is empty.
 func (s *server) launch(crashAt string) *life {
 	s.t.Helper()
-	args := []string{"serve", "--listen", s.addr, "--allow-http", "--allow-private"}
+	args := []string{"serve", "--listen", strings.Join(s.addrs, ","), "--allow-http", "--allow-private"}
 	if s.dev {
-		_, port, _ := net.SplitHostPort(s.addr)
+		_, port, _ := net.SplitHostPort(s.addrs[0])
 		args = []string{"dev", "--port", port}
 	}
 	l := &life{n: len(s.all()) + 1, ready: make(chan struct{}), done: make(chan struct{})}
