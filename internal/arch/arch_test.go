@@ -85,6 +85,9 @@ var strangers = []string{"internal/broker", "internal/scheduler", "internal/disp
 // show nothing internal.
 var public = []string{".", "client", "receiver"}
 
+// shown lists the packages whose exported names are part of what users compile against: nothing internal shows in them.
+var shown = append([]string{"posthastetest"}, public...)
+
 type pkg struct {
 	ImportPath string
 	Dir        string

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -61,6 +60,7 @@ func (a *app) devCommand() *cobra.Command {
 	fs.Int("log-port", 0, "accepted and ignored")
 	fs.MarkHidden("log-port") //nolint:errcheck // the flag exists
 	config.Bind(fs, &defaults)
+	completeValues(cmd, flagValues)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s := devSettings{Port: 8080}
 		environ := a.environ
@@ -74,6 +74,7 @@ func (a *app) devCommand() *cobra.Command {
 		}
 		return a.dev(cmd.Context(), s)
 	}
+	cmd.AddCommand(a.advanceCommand())
 	return cmd
 }
 
@@ -92,6 +93,9 @@ func load(common *settings, v any, fs *pflag.FlagSet, file string, environ []str
 }
 
 func (a *app) dev(ctx context.Context, s devSettings) error {
+	if s.Port < 0 || s.Port >= 1<<16 {
+		return posthaste.Errorf(posthaste.CodeInvalid, "port: %d is no port: 1 to 65535, or 0 for any that is free", s.Port)
+	}
 	if _, ok := directory.PlanByName(s.Quota); !ok {
 		return posthaste.Errorf(posthaste.CodeInvalid, "quota: %q is none of %s", s.Quota, directory.PlanNames())
 	}
@@ -115,25 +119,8 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 		return err
 	}
 	return explain(srv.Run(ctx, func() {
-		user := wire.DevUsers()[0]
-		url := "http://" + srv.Addr().String()
-		fmt.Fprintf(a.out, "Posthaste is running at %s\n\n"+ //nolint:errcheck // the server runs all the same
-			"QSTASH_URL=%s\nQSTASH_TOKEN=%s\nQSTASH_CURRENT_SIGNING_KEY=%s\nQSTASH_NEXT_SIGNING_KEY=%s\n\n"+
-			"Try it:\n  curl -X POST -H 'Authorization: Bearer %s' \\\n    -d '{\"hello\":\"world\"}' %s/v2/publish/http://127.0.0.1:3000/\n\n",
-			url, url, user.Token, user.Keys.Current, user.Keys.Next, user.Token, url)
-	}), cfg.Listen)
-}
-
-// explain adds to an error at start what can be done about it.
-func explain(err error, listen string) error {
-	if err != nil && strings.Contains(err.Error(), "address already in use") {
-		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Addr != nil {
-			listen = op.Addr.String() // of several
-		}
-		_, port, _ := net.SplitHostPort(listen)
-		return fmt.Errorf("%w. Another program uses port %s; choose another one with --port or --listen: address already in use :%s", err, port, port)
-	}
-	return err
+		fmt.Fprint(a.out, banner("http://"+srv.Addr().String())) //nolint:errcheck // the server runs all the same
+	}), cfg.Listen, "--port")
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -151,6 +138,7 @@ func (a *app) serveCommand() *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&file, "config", "", "YAML file with settings")
 	config.Bind(fs, &defaults)
+	completeValues(cmd, flagValues)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s := serveSettings{Listen: ":8080"}
 		if err := load(&s.settings, &s, fs, file, a.environ, false); err != nil {
@@ -206,5 +194,5 @@ func (a *app) serve(ctx context.Context, s serveSettings) error {
 	}
 	return explain(srv.Run(ctx, func() {
 		fmt.Fprintf(a.out, "Posthaste is running at http://%s\n", srv.Addr()) //nolint:errcheck // the server runs all the same
-	}), cfg.Listen)
+	}), cfg.Listen, "--listen")
 }

@@ -522,6 +522,7 @@ func (q *request) catch(name string) error {
 	}
 	q.checkSignature(e)
 	a, release := q.inboxes.catch(name, e)
+	q.deps.Logger.Info("caught a request", "inbox", name, "method", e.Method, "attempt", e.Attempt, "body", clip(e.Body))
 	if a.Hang || a.Delay > 0 {
 		ctx, cancel := q.until(q.r.Context(), a.Delay)
 		defer cancel()
@@ -550,6 +551,15 @@ func (q *request) catch(name string) error {
 	q.w.WriteHeader(a.Status)
 	io.WriteString(q.w, a.Body) //nolint:errcheck // a client that went away is no fault of ours
 	return nil
+}
+
+// clip shortens a body for the log.
+func clip(body []byte) string {
+	const most = 200
+	if len(body) > most {
+		return strings.ToValidUTF8(string(body[:most]), "") + "…"
+	}
+	return string(body)
 }
 
 // checkSignature finds the tenant of a delivery, and judges its signature as the tenant's receiver would.

@@ -36,7 +36,9 @@ func translate(doing string, err error) error {
 	case sqlite.ResultFull:
 		doing += ": the disk is full"
 	case sqlite.ResultReadOnly, sqlite.ResultCantOpen, sqlite.ResultPerm:
-		doing += ": the data file cannot be written"
+		doing += ": the data file cannot be written; its folder must exist and allow writing"
+	case sqlite.ResultNotADB:
+		doing += ": the file is something else; choose another one with --data"
 	}
 	return posthaste.Wrap(posthaste.CodeUnavailable, doing, err)
 }

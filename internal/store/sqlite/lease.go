@@ -40,7 +40,7 @@ func (l *lease) lock(path string) error {
 var errHeld = errors.New("the file is locked")
 
 func errTaken(path string) error {
-	return posthaste.Errorf(posthaste.CodeConflict, "another server uses the data file %s", path)
+	return posthaste.Errorf(posthaste.CodeConflict, "another server uses the data file %s: stop it, or give this one a file of its own with --data", path)
 }
 
 // unlock gives the lock back. The lock file stays: removing it would let two servers lock different files of one name.

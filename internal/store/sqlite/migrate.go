@@ -40,7 +40,7 @@ func migrate(ctx context.Context, c *sqlite.Conn) (err error) {
 	}
 	if version > schemaVersion {
 		return posthaste.Errorf(posthaste.CodeConflict,
-			"the data file has schema %d, and this program knows schemas up to %d: use the newer program that wrote it", version, schemaVersion)
+			"the data file has schema %d, and this program knows schemas up to %d: use the newer program that wrote it, or another file with --data", version, schemaVersion)
 	}
 	for v := version + 1; v <= schemaVersion; v++ {
 		name := fmt.Sprintf("schema/%d.sql", v)
