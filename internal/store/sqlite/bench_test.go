@@ -37,6 +37,7 @@ func BenchmarkFastPath(b *testing.B) {
 
 func benchFastPath(b *testing.B, cfg sqlite.Config, submitters, body int) {
 	e := open(b, cfg)
+	join(b, e)
 	data := make([]byte, body)
 	work := make(chan struct{}, 4*submitters)
 	var wg sync.WaitGroup
@@ -90,6 +91,7 @@ func BenchmarkBody(b *testing.B) {
 
 func benchBatch(b *testing.B, cfg sqlite.Config, size, body int) {
 	e := open(b, cfg)
+	join(b, e)
 	data := make([]byte, body)
 	accepts, settles, errs := make([]store.Op, size), make([]store.Op, size), make([]error, size)
 	b.ReportAllocs()

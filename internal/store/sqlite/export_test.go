@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"time"
 
 	"zombiezen.com/go/sqlite/sqlitex"
 
@@ -50,3 +51,6 @@ func (e *Engine) DoAll(ops []store.Op, errs []error) {
 		e.calls.Put(c)
 	}
 }
+
+// AgeOpen sets after what time open claims get rows.
+func (e *Engine) AgeOpen(d time.Duration) { e.open.age.Store(int64(d)) }

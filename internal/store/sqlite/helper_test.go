@@ -77,6 +77,14 @@ func newID(now time.Time) posthaste.MessageID {
 	return posthaste.NewMessageID(now, 0, n)
 }
 
+// join makes e the engine of a node.
+func join(tb testing.TB, e *sqlite.Engine) {
+	tb.Helper()
+	if _, err := e.Join(tb.Context(), store.NodeInfo{Name: "node-1", TTL: time.Hour}); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // accept is the shape of the operation that takes in a plain message and claims it at once.
 type accept struct {
 	want store.Want

@@ -77,7 +77,10 @@ func (e *Engine) Join(ctx context.Context, node store.NodeInfo) (store.Lease, er
 			n.Epoch = s.ColumnInt64(0)
 			return nil
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return w.recoverOpen()
 	})
 	if err != nil {
 		f := e.lease.file
@@ -85,6 +88,7 @@ func (e *Engine) Join(ctx context.Context, node store.NodeInfo) (store.Lease, er
 		return store.Lease{}, errors.Join(err, f.Close())
 	}
 	e.lease.node = n
+	e.joined.Store(true)
 	return store.Lease{NodeEpoch: n, TTL: node.TTL, Expires: time.Now().Add(node.TTL)}, nil
 }
 
@@ -100,14 +104,16 @@ func (e *Engine) Renew(_ context.Context, l store.Lease) (store.Lease, error) {
 }
 
 // Leave implements [store.Engine].
-func (e *Engine) Leave(_ context.Context, l store.Lease) error {
+func (e *Engine) Leave(ctx context.Context, l store.Lease) error {
 	e.lease.mu.Lock()
 	held := e.lease.node == l.NodeEpoch
 	e.lease.mu.Unlock()
 	if !held {
 		return nil
 	}
-	return posthaste.Wrap(posthaste.CodeInternal, "give up the lease", e.lease.unlock())
+	e.joined.Store(false)
+	err := e.step(ctx, (*writer).flushOpen)
+	return posthaste.Wrap(posthaste.CodeInternal, "give up the lease", errors.Join(err, e.lease.unlock()))
 }
 
 // Expired implements [store.Engine]. As one server at a time uses the file, every other life of a node is over.

@@ -63,8 +63,8 @@ func newQueries(c *conn) *queries {
 		ticket: p("SELECT " + ticketCols + " FROM tickets WHERE id = ?"),
 		// One statement, so that a ticket that moves between the tables is seen in exactly one of them.
 		anyTicket:   p("SELECT " + ticketCols + " FROM claims WHERE id = ?1 UNION ALL SELECT " + ticketCols + " FROM tickets WHERE id = ?1"),
-		claimsAfter: p("SELECT " + ticketCols + " FROM claims WHERE id > ? ORDER BY id"),
-		claimsOf:    p("SELECT " + ticketCols + " FROM claims WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
+		claimsAfter: p("SELECT " + ticketCols + " FROM all_claims WHERE id > ? ORDER BY id"),
+		claimsOf:    p("SELECT " + ticketCols + " FROM all_claims WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
 		ticketsOf:   p("SELECT " + ticketCols + " FROM tickets WHERE tenant = ? AND id > ? ORDER BY id LIMIT +?"),
 
 		// Seeks the first due ticket of the next tenant that has one.
@@ -191,7 +191,8 @@ func (q *queries) readMessageRow(tenant posthaste.TenantID, id posthaste.Message
 	return n, err
 }
 
-// readTicket looks among the claims first: that is where most of the tickets are that operations ask for.
+// readTicket reads a ticket that is not an open claim. It looks among the claims first: that is where most of the tickets are
+// that operations ask for.
 func (q *queries) readTicket(id posthaste.MessageID) (*store.Ticket, error) {
 	for _, s := range [...]stmt{q.claim, q.ticket} {
 		s.BindText(1, string(id))

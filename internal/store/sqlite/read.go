@@ -188,6 +188,9 @@ func (e *Engine) MessageList(ctx context.Context, tenant posthaste.TenantID, fro
 
 // Ticket implements [store.Reader].
 func (e *Engine) Ticket(ctx context.Context, id posthaste.MessageID) (t *store.Ticket, err error) {
+	if t, err = e.open.ticket(id); t != nil || err != nil {
+		return t, err
+	}
 	err = e.read(ctx, "read a ticket", func(r *reader) error {
 		r.anyTicket.BindText(1, string(id))
 		_, err := first(r.anyTicket, func() error {
@@ -205,8 +208,17 @@ func (e *Engine) Tickets(ctx context.Context, ids []posthaste.MessageID) ([]*sto
 		return nil, nil
 	}
 	list := make([]*store.Ticket, len(ids))
+	for i := range ids {
+		var err error
+		if list[i], err = e.open.ticket(ids[i]); err != nil {
+			return nil, err
+		}
+	}
 	err := e.readAll(ctx, "read tickets", func(r *reader) (err error) {
 		for i := range ids {
+			if list[i] != nil {
+				continue
+			}
 			if list[i], err = r.readTicket(ids[i]); err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -29,7 +30,7 @@ type saves struct {
 func newSaves(c *conn) saves {
 	p := c.prepare
 	return saves{
-		putMessage: p("INSERT INTO messages (tenant, id, at_once, head, body) VALUES (?, ?, ?, ?, ?)"),
+		putMessage: p("INSERT INTO messages (tenant, id, at_once, claim, head, body) VALUES (?, ?, ?, ?, ?, ?)"),
 		restart:    p("UPDATE messages SET at_once = 0 WHERE tenant = ? AND id = ?"),
 
 		insertClaim:  p("INSERT INTO claims (id, tenant, n, data) VALUES (?, ?, ?, ?)"),
@@ -68,25 +69,20 @@ func errLost(t *store.Ticket) error {
 // save writes what an operation decided.
 func (w *writer) save(c *store.Changes) error {
 	for _, m := range c.Messages {
-		s := w.putMessage
-		w.buf = store.AppendMessage(w.buf[:0], m)
-		s.BindInt64(1, int64(m.Tenant))
-		s.BindText(2, string(m.ID))
-		s.BindInt64(3, flag(m.ClaimedAtOnce))
-		s.BindBytes(4, w.buf)
-		s.BindBytes(5, m.Body)
-		if err := s.run(); err != nil {
+		if err := w.insertMessage(m, c); err != nil {
 			return fmt.Errorf("message %s: %w", m.ID, err)
 		}
-		w.c.rows = append(w.c.rows, messageRow{m.ID, w.c.LastInsertRowID()})
 	}
 	for _, t := range c.Put {
-		if err := w.put(t); err != nil {
+		if w.opened(t.ID) && t.Stored.Phase == posthaste.PhaseNone {
+			continue // it stands with its message
+		}
+		if err := w.put(t, c); err != nil {
 			return fmt.Errorf("ticket %s: %w", t.ID, err)
 		}
 	}
 	for _, t := range c.Drop {
-		if err := w.drop(t); err != nil {
+		if err := w.drop(t, c); err != nil {
 			return fmt.Errorf("ticket %s: %w", t.ID, err)
 		}
 	}
@@ -268,12 +264,48 @@ func (w *writer) saveConfig(c *store.Changes) error {
 	return nil
 }
 
+// insertMessage stores a message, with its ticket if that is claimed already.
+func (w *writer) insertMessage(m *posthaste.Message, c *store.Changes) error {
+	s := w.putMessage
+	var claim []byte
+	if m.ClaimedAtOnce && w.e.joined.Load() {
+		i := slices.IndexFunc(c.Put, func(t *store.Ticket) bool { return t.ID == m.ID })
+		if i >= 0 && c.Put[i].Phase == posthaste.PhaseClaimed {
+			claim = store.AppendTicket(nil, c.Put[i])
+		}
+	}
+	w.buf = store.AppendMessage(w.buf[:0], m)
+	s.BindInt64(1, int64(m.Tenant))
+	s.BindText(2, string(m.ID))
+	s.BindInt64(3, flag(m.ClaimedAtOnce))
+	if claim == nil {
+		s.BindNull(4)
+	} else {
+		s.BindBytes(4, claim)
+	}
+	s.BindBytes(5, w.buf)
+	s.BindBytes(6, m.Body)
+	if err := s.run(); err != nil {
+		return err
+	}
+	n := w.c.LastInsertRowID()
+	w.c.rows = append(w.c.rows, messageRow{m.ID, n})
+	if w.extent.newest = n; claim != nil && n > w.extent.written {
+		w.open.add(m.ID, &openClaim{tenant: m.Tenant, n: n, data: claim})
+		w.changed = append(w.changed, openChange{id: m.ID, added: true})
+	}
+	return nil
+}
+
 // put stores a ticket: a new row, the same row changed, or a move between the tables.
-func (w *writer) put(t *store.Ticket) error {
+func (w *writer) put(t *store.Ticket, c *store.Changes) error {
+	if err := w.settleOpen(t, c); err != nil {
+		return err
+	}
 	w.buf = store.AppendTicket(w.buf[:0], t)
 	claimed, was := t.Phase == posthaste.PhaseClaimed, t.Stored.Phase
 	if was != posthaste.PhaseNone && claimed != (was == posthaste.PhaseClaimed) {
-		if err := w.drop(t); err != nil {
+		if err := w.drop(t, c); err != nil {
 			return err
 		}
 		was = posthaste.PhaseNone
@@ -323,7 +355,10 @@ func (w *writer) put(t *store.Ticket) error {
 }
 
 // drop removes the row of a ticket from where it was loaded.
-func (w *writer) drop(t *store.Ticket) error {
+func (w *writer) drop(t *store.Ticket, c *store.Changes) error {
+	if err := w.settleOpen(t, c); err != nil {
+		return err
+	}
 	s := w.dropTicket
 	switch t.Stored.Phase {
 	case posthaste.PhaseNone:

@@ -86,6 +86,9 @@ type Engine struct {
 	queue   []*call
 	closing bool
 
+	open   openClaims
+	joined atomic.Bool // a node has the lease; without one no claim is left open
+
 	last time.Time // View.Now of the last operation; the writer owns it
 
 	checkpoint checkpointer
@@ -139,6 +142,8 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		e.log = slog.New(slog.DiscardHandler)
 	}
 	e.wake.L = &e.mu
+	e.open.age.Store(int64(openAge))
+	e.open.byID = make(map[posthaste.MessageID]*openClaim)
 	e.wal = newWALState(cfg.InMemory)
 	e.checkpoint.every, e.checkpoint.limit = checkpointEvery, walLimit
 	e.checkpoint.grown, e.checkpoint.wrote = make(chan struct{}, 1), make(chan struct{}, 1)
@@ -185,7 +190,7 @@ func (e *Engine) newWriter(ctx context.Context) (*writer, error) {
 		return fail(err)
 	}
 	w := &writer{
-		e: e, queries: newQueries(c), saves: newSaves(c), trims: newTrims(c),
+		e: e, queries: newQueries(c), saves: newSaves(c), trims: newTrims(c), opens: newOpens(c, &e.open),
 		begin: c.prepare("BEGIN IMMEDIATE"), commit: c.prepare("COMMIT"), rollback: c.prepare("ROLLBACK"),
 		versions: make(map[posthaste.TenantID]int64), gates: make(map[store.GateRef]*cachedGate),
 	}

@@ -254,6 +254,9 @@ func (t *trimStep) messages() (more bool, err error) {
 
 // pending reports whether the message is unresolved, named by a dead letter, or ended too late to be removed.
 func (t *trimStep) pending(n, tenant int64, id string) (yes bool, err error) {
+	if t.opened(posthaste.MessageID(id)) {
+		return true, nil
+	}
 	t.named.BindText(1, id)
 	if yes, err = first(t.named, func() error { return nil }); yes || err != nil {
 		return yes, err

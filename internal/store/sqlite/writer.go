@@ -89,6 +89,7 @@ type writer struct {
 	*queries
 	saves
 	trims
+	opens
 
 	begin, commit, rollback, restartLog stmt
 
@@ -193,6 +194,9 @@ func (w *writer) try(batch []*call) error {
 	clear(w.versions)
 	clear(w.gates)
 	w.dirty, w.hint = 0, time.Time{}
+	if err := w.beginBatch(); err != nil {
+		return w.undo(err)
+	}
 	for _, c := range batch {
 		w.view.Now = w.e.now()
 		var err error
@@ -207,6 +211,7 @@ func (w *writer) try(batch []*call) error {
 	if err := w.commit.run(); err != nil {
 		return w.undo(err)
 	}
+	w.endBatch(true)
 	w.e.hook("after-commit")
 	w.e.stats.commits.Add(1)
 	w.e.stats.ops.Add(int64(len(batch)))
@@ -221,6 +226,7 @@ func (w *writer) try(batch []*call) error {
 
 // undo ends a transaction in which err happened. SQLite has ended it already after the worst of them.
 func (w *writer) undo(err error) error {
+	w.endBatch(false)
 	if w.e.cfg.CommitFailed != nil {
 		w.e.cfg.CommitFailed()
 	}
@@ -344,7 +350,7 @@ func (w *writer) load(want *store.Want) error {
 		v.Dead = append(v.Dead, d)
 	}
 	for _, id := range want.Tickets {
-		t, err := w.readTicket(id)
+		t, err := w.loadTicket(id)
 		if err != nil {
 			return err
 		}

@@ -35,18 +35,28 @@ CREATE TABLE messages (
     tenant  INTEGER NOT NULL,
     id      TEXT NOT NULL,
     at_once INTEGER NOT NULL,
+    claim   BLOB, -- the ticket it was claimed with when it was accepted; NULL if it was not, or the ticket moved on without an attempt
     head    BLOB NOT NULL,
     body    BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX messages_id ON messages (tenant, id);
 
--- Claimed tickets. They are as many as attempts in flight, so this tree is small and always in memory.
+-- Claimed tickets that are not open (see below). They are no more than attempts in flight, so this tree is small and always in memory.
 CREATE TABLE claims (
     id     TEXT NOT NULL PRIMARY KEY,
     tenant INTEGER NOT NULL,
     n      INTEGER NOT NULL, -- of the message; 0 if it is not stored
     data   BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- All claimed tickets: those that have a row, and the open ones. An open claim stands with its message until its attempt is recorded
+-- or it gets a row; meta.written is the n up to which none is open any more.
+CREATE VIEW all_claims AS
+SELECT id, tenant, n, data FROM claims
+UNION ALL
+SELECT id, tenant, n, claim FROM messages
+WHERE n > coalesce((SELECT value FROM meta WHERE key = 'written'), 0) AND claim IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.n = messages.n << 20);
 
 -- The other tickets. Of due, and (gate, rank, place) exactly one is set: due when Delayed or Ready, the others when
 -- Waiting. wake is set when Waiting and its gate is to be looked at then.
