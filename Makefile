@@ -63,6 +63,14 @@ faults: ## plant faults in the server and see that histories find them
 crash: ## kill the server under load and count what it lost
 	$(GO) test -count=1 -tags crash ./test/crash/...
 
+# Tests that let days pass, which a node over a database spends with looking for work.
+DAYS := TestRetryTimes|TestRetention|TestLogFilters|TestLogPages|TestSchedules|TestHostileRequests|TestIsolation|TestHostedBackoff|TestDailyLimit|TestCancel$$
+
+.PHONY: postgres
+postgres: ## run the suites of the API and of the SDKs on PostgreSQL
+	POSTHASTE_TEST_STORE=postgres $(GO) test -count=1 -skip '$(DAYS)|^Fuzz' ./internal/httpapi
+	POSTHASTE_TEST_STORE=postgres $(GO) test -count=1 -tags compat ./test/compat/...
+
 .PHONY: compat
 compat: ## drive a server with the official SDKs
 	$(GO) test -count=1 -tags compat ./test/compat/...

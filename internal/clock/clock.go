@@ -1,5 +1,5 @@
-// Package clock is the one source of time for whatever decides: real time plus an offset that a user of the development
-// server may move.
+// Package clock is the one source of time for whatever decides: real time, that of this machine or of a database, plus an offset
+// that a user of the development server may move.
 //
 // These hold:
 //
@@ -26,7 +26,8 @@ const maxSleep = 30 * time.Second
 
 // Clock tells the time and wakes who waits for a moment. The zero value shows real time. It must not be copied.
 type Clock struct {
-	offset atomic.Int64 // nanoseconds added to real time; only grows, and only under mu
+	skew   func() time.Duration // added to real time, too; nil: none
+	offset atomic.Int64         // nanoseconds added to real time; only grows, and only under mu
 
 	// mu is held while a timer looks at the offset to arm itself, so that Advance misses none.
 	mu    sync.Mutex
@@ -36,9 +37,16 @@ type Clock struct {
 // New returns a clock that shows real time.
 func New() *Clock { return new(Clock) }
 
+// Following returns a clock that is ahead of this machine's by what skew returns, which may change, and become less.
+func Following(skew func() time.Duration) *Clock { return &Clock{skew: skew} }
+
 // Now returns the time in UTC, truncated to a microsecond, without a monotonic reading.
 func (c *Clock) Now() time.Time {
-	return time.Now().Add(time.Duration(c.offset.Load())).Truncate(time.Microsecond).UTC()
+	now := time.Now()
+	if c.skew != nil {
+		now = now.Add(c.skew())
+	}
+	return now.Add(time.Duration(c.offset.Load())).Truncate(time.Microsecond).UTC()
 }
 
 // Until returns how long it is until t. It is zero or less exactly if Now has reached t.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,7 +27,11 @@ import (
 	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/egress"
 	"github.com/posthaste/posthaste/internal/server"
+	"github.com/posthaste/posthaste/internal/store"
+	"github.com/posthaste/posthaste/internal/store/postgres/postgrestest"
 )
+
+func TestMain(m *testing.M) { os.Exit(postgrestest.Main(m)) }
 
 // A stack is a whole server over an in-memory store, whose requests come from the test and whose deliveries end in the test.
 // It lives in a synctest bubble, which begins at midnight UTC of 2000-01-01: there every time in an answer is known.
@@ -78,6 +83,10 @@ func newStack(t *testing.T, cfg stackConfig) *stack {
 		cfg.Users = append(cfg.Users, broker.NewTenant{Name: name, Plan: cfg.plan, Token: name})
 	}
 	cfg.Listener, cfg.Clock, cfg.Transport, cfg.Data = s.pipe, s.clock, s.dest, cfg.data
+	if postgrestest.Chosen() {
+		cfg.Data, cfg.Database = "", server.Database{URL: postgrestest.Schema(t), OwnClock: true, Lanes: 2, Shards: 2, Pool: 4}
+		cfg.Lease = 1000 * time.Hour // tests of days would spend their time on renewals
+	}
 	cfg.Logger = slog.New(s.faults)
 	if cfg.Poll == 0 {
 		cfg.Poll = 24 * time.Hour
@@ -104,7 +113,7 @@ func newStack(t *testing.T, cfg stackConfig) *stack {
 		}
 	})
 	if cfg.data != "" {
-		engine, err := server.OpenStore(t.Context(), cfg.data)
+		engine, err := openStore(t.Context(), cfg.Config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,6 +128,14 @@ func newStack(t *testing.T, cfg stackConfig) *stack {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// openStore opens the store of a server once more.
+func openStore(ctx context.Context, cfg server.Config) (store.Engine, error) {
+	if cfg.Database.URL != "" {
+		return server.OpenDatabase(ctx, cfg.Database)
+	}
+	return server.OpenStore(ctx, cfg.Data)
 }
 
 // tokens gives the first tenant a read-only and a publishing token. It needs stackConfig.data.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/clock"
 	"github.com/posthaste/posthaste/internal/store"
 	"github.com/posthaste/posthaste/internal/store/postgres"
 	"github.com/posthaste/posthaste/internal/store/sqlite"
@@ -56,8 +57,16 @@ func (s *Server) openStore(ctx context.Context) (store.Engine, error) {
 	}
 	if s.cfg.Database.OwnClock {
 		cfg.Clock = s.clock
+		return openDatabase(ctx, cfg)
 	}
-	return openDatabase(ctx, cfg)
+	cfg.Listen = true
+	e, err := postgres.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	// What is due is decided by the database's clock.
+	s.clock = clock.Following(e.Skew)
+	return e, nil
 }
 
 // openDatabase opens PostgreSQL as what the rest knows it as: nil is no engine then.
@@ -97,6 +106,9 @@ func OpenStore(ctx context.Context, data string) (store.Engine, error) {
 func OpenDatabase(ctx context.Context, d Database) (store.Engine, error) {
 	cfg := d.config()
 	cfg.NoMigrate, cfg.Lanes, cfg.PoolSize = true, 1, 2
+	if d.OwnClock {
+		cfg.Clock = clock.New()
+	}
 	return openDatabase(ctx, cfg)
 }
 

@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/posthaste/posthaste/internal/store/postgres/postgrestest"
 )
 
 // flags are what the servers of some test files are started with. All others run without limits.
@@ -49,7 +51,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build the server: %v\n%s", err, out)
 		return 1
 	}
-	return m.Run()
+	return postgrestest.Main(m)
 }
 
 // server is a running development server.
@@ -77,6 +79,9 @@ func (s *server) environ(more ...string) []string {
 func start(t *testing.T, args ...string) *server {
 	t.Helper()
 	var none *server
+	if postgrestest.Chosen() {
+		args = append([]string{"--store", postgrestest.Schema(t)}, args...)
+	}
 	cmd := exec.Command(binary, append([]string{"dev", "--port", "0"}, args...)...)
 	cmd.Env = none.environ()
 	var log bytes.Buffer

@@ -259,6 +259,7 @@ func (l *lane) try(batch []*call) (done int, err error) {
 		return 0, err
 	}
 	l.e.hook("after-commit")
+	t.made()
 	l.e.stats.commits.Add(1)
 	l.e.stats.ops.Add(int64(done))
 	if l.e.cfg.Committed != nil {

@@ -182,10 +182,12 @@ func (t *transaction) load(ctx context.Context) error {
 	t.loadTickets(p)
 	t.loadLists(p)
 	p.query(readTime, func(r pgx.Rows) error { return r.Scan(&t.us) })
+	asked := time.Now()
 	if err := p.send(ctx, t.l.conn); err != nil {
 		return err
 	}
 	t.read = time.Now()
+	t.e.skew.note(t.us, asked, t.read)
 	if t.absent() {
 		return errAbsent
 	}

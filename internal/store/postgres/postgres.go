@@ -55,6 +55,9 @@ type Config struct {
 	NoMigrate bool
 	// IdleTimeout is how long the server lets a transaction wait for its node; 0: 4 s. It must be shorter than the leases.
 	IdleTimeout time.Duration
+	// Listen makes the engine tell other nodes of work that is due and not begun, and hear of theirs, on a connection of its own.
+	// Behind a pooler, as ExecMode says, there is none.
+	Listen bool
 	// Clock is the source of View.Now; nil: the clock of the server, which is the same for all nodes. Tests set it.
 	Clock Clock
 	// Logger hears of faults that no caller is told of; nil: nobody does.
@@ -129,6 +132,14 @@ type Engine struct {
 	wg     sync.WaitGroup
 
 	closing atomic.Bool
+	stop    context.CancelFunc // of what runs besides the lanes
+
+	hints *hints
+	watch watch
+	ticks tickMemory
+	skew  skew
+
+	lookSQL, claimantsSQL string // as the number of shards makes them
 
 	ripening rotation
 	trimming trimState
@@ -169,7 +180,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = 4 * time.Second
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, mode: execModes[cfg.ExecMode]}
+	e := &Engine{cfg: cfg, log: cfg.Logger, mode: execModes[cfg.ExecMode], hints: newHints()}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -193,9 +204,17 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	} else {
 		e.shards, err = migrate(ctx, conn, cfg.Shards)
 	}
+	var channel string
+	if err == nil {
+		err = e.skew.probe(ctx, conn)
+	}
+	if err == nil && cfg.Listen {
+		channel, err = channelOf(ctx, conn)
+	}
 	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		return nil, translate("prepare the schema", err)
 	}
+	e.lookSQL, e.claimantsSQL = lookSQL(e.shards), claimantsSQL(e.shards)
 	if e.pool, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
 		return nil, translate("connect to the database", err)
 	}
@@ -207,6 +226,11 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		l := newLane(e, i)
 		e.lanes = append(e.lanes, l)
 		e.wg.Go(l.run)
+	}
+	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if cfg.Listen && !e.perTransaction() {
+		e.wg.Go(func() { e.notify(ctx, channel) })
+		e.wg.Go(func() { e.listen(ctx, channel) })
 	}
 	return e, nil
 }
@@ -231,9 +255,6 @@ func (e *Engine) hook(point string) {
 	}
 }
 
-// Hints implements [store.Engine]. There are none: NextDue is the only source.
-func (e *Engine) Hints() <-chan store.Hint { return nil }
-
 // Shards implements [store.Engine].
 func (e *Engine) Shards() int { return e.shards }
 
@@ -256,6 +277,7 @@ func (e *Engine) Close() error {
 	for _, l := range e.lanes {
 		l.close()
 	}
+	e.stop()
 	e.wg.Wait()
 	e.pool.Close()
 	return nil

@@ -469,7 +469,7 @@ func exercise(t *testing.T, e *postgres.Engine) {
 	l, err = e.Renew(ctx, l)
 	check(err)
 	check(e.Leave(ctx, l))
-	if x, err := e.Expired(ctx); err != nil || len(x) != 1 || x[0] != l.NodeEpoch {
+	if x, err := e.Expired(ctx); err != nil || !slices.Contains(x, l.NodeEpoch) {
 		t.Errorf("got expired %v, %v", x, err)
 	}
 	check(e.Forget(ctx, l.NodeEpoch))
@@ -606,19 +606,19 @@ func TestPlans(t *testing.T) {
 	var seen trace
 	e := open(t, postgres.WithTracer(postgres.Config{URL: url, Shards: 2}, &seen))
 	sqlDo(t, url, `
-		INSERT INTO messages SELECT i % 2, i % 3, 'msg_' || lpad(i::text, 26, '0'), 20000, true, '', '' FROM generate_series(1, 5000) i;
-		INSERT INTO attempts SELECT i % 2, i % 3, 'msg_' || lpad(i::text, 26, '0'), 0, 20000, i, i, i % 2 = 0, '' FROM generate_series(1, 5000) i;
-		INSERT INTO marks SELECT i % 2, i % 3, i, 'msg_' || lpad(i::text, 26, '0'), 0, 20000 FROM generate_series(1, 5000) i;
-		INSERT INTO dead_letters SELECT i % 2, i % 3, 4000000000000 + i, i, 'msg_' || lpad(i::text, 26, '0'), decode(repeat('00', 400), 'hex') FROM generate_series(1, 5000) i;
+		INSERT INTO messages SELECT i % 2, i % 3, 'msg_' || lpad(i::text, 26, '0'), 20000, true, '', '' FROM generate_series(1, 2000) i;
+		INSERT INTO attempts SELECT i % 2, i % 3, 'msg_' || lpad(i::text, 26, '0'), 0, 20000, i, i, i % 2 = 0, '' FROM generate_series(1, 2000) i;
+		INSERT INTO marks SELECT i % 2, i % 3, i, 'msg_' || lpad(i::text, 26, '0'), 0, 20000 FROM generate_series(1, 2000) i;
+		INSERT INTO dead_letters SELECT i % 2, i % 3, 4000000000000 + i, i, 'msg_' || lpad(i::text, 26, '0'), decode(repeat('00', 400), 'hex') FROM generate_series(1, 2000) i;
 		INSERT INTO tickets (shard, id, tenant, due, plain, node, epoch, data)
 			SELECT i % 2, 'msg_' || lpad(i::text, 26, '0'), i % 3, CASE WHEN i % 5 > 0 THEN 4000000000000000 + i END, true,
-			CASE WHEN i % 5 = 0 THEN 'n' || i % 100 END, CASE WHEN i % 5 = 0 THEN 1 END, '' FROM generate_series(1, 5000) i;
+			CASE WHEN i % 5 = 0 THEN 'n' || i % 100 END, CASE WHEN i % 5 = 0 THEN 1 END, '' FROM generate_series(1, 2000) i;
 		INSERT INTO waits SELECT i % 2, 2, i % 3, 'k' || i % 50, 1, i, 'msg_' || lpad(i::text, 26, '0'), CASE WHEN i % 100 = 0 THEN 4000000000000000 END, ''
-			FROM generate_series(1, 5000) i;
-		INSERT INTO gates SELECT i % 2, 2, i % 3, 'g' || i, '\x0401' FROM generate_series(1, 5000) i;
-		INSERT INTO slots SELECT i % 2, 'msg_' || lpad(i::text, 26, '0'), 1, i % 3, 'q', 0, 1 FROM generate_series(1, 5000) i;
-		INSERT INTO dedup SELECT i % 2, i % 3, 'd' || i, 'x', 4000000000000000 + i FROM generate_series(1, 5000) i;
-		INSERT INTO quota SELECT i % 2, i, 1000000, 0, 1 FROM generate_series(1, 5000) i;
+			FROM generate_series(1, 2000) i;
+		INSERT INTO gates SELECT i % 2, 2, i % 3, 'g' || i, '\x0401' FROM generate_series(1, 2000) i;
+		INSERT INTO slots SELECT i % 2, 'msg_' || lpad(i::text, 26, '0'), 1, i % 3, 'q', 0, 1 FROM generate_series(1, 2000) i;
+		INSERT INTO dedup SELECT i % 2, i % 3, 'd' || i, 'x', 4000000000000000 + i FROM generate_series(1, 2000) i;
+		INSERT INTO quota SELECT i % 2, i, 1000000, 0, 1 FROM generate_series(1, 2000) i;
 		INSERT INTO tenants SELECT i, 1 FROM generate_series(0, 2) i;
 		ANALYZE`)
 	exercise(t, e)

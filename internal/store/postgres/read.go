@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -85,9 +84,6 @@ const (
 	awakeSQL = "SELECT id, tenant, wake, data FROM waits WHERE shard = $1 AND wake <= $2 ORDER BY wake LIMIT $3"
 	headsSQL = `SELECT id, tenant, wake, data FROM waits WHERE shard = $1 AND kind = $2 AND tenant = $3 AND name = $4
 		ORDER BY rank, place, id LIMIT $5`
-	nextDueSQL = `SELECT (SELECT due FROM tickets WHERE shard = $1 AND due IS NOT NULL ORDER BY due LIMIT 1),
-		(SELECT wake FROM waits WHERE shard = $1 AND wake IS NOT NULL ORDER BY wake LIMIT 1)`
-	nextTickSQL = "SELECT next FROM ticks WHERE next IS NOT NULL ORDER BY next LIMIT 1"
 
 	gateSQL     = "SELECT name, data FROM gates WHERE shard = $1 AND kind = $2 AND tenant = $3 AND name = $4 AND length(data) > 0"
 	gateListSQL = "SELECT x.*" + shardsFrom + `SELECT g.shard, g.name, g.data FROM gates g
@@ -166,7 +162,7 @@ func readOnce[T any](ctx context.Context, e *Engine, scan func(pgx.Rows) (T, err
 
 // readOne is read for a statement of one row. It returns the zero value if there is none.
 func readOne[T any](ctx context.Context, e *Engine, doing string, scan func(pgx.Rows) (T, error), sql string, args ...any) (v T, err error) {
-	list, err := read(ctx, e, "read the log", scan, sql, args...)
+	list, err := read(ctx, e, doing, scan, sql, args...)
 	if len(list) > 0 {
 		v = list[0]
 	}
@@ -472,8 +468,11 @@ func (e *Engine) Tick(ctx context.Context, ref store.TickRef) (*store.Tick, erro
 	return readOne(ctx, e, "read a schedule's tick", scanTick, tickSQL, int64(ref.Tenant), string(ref.Schedule))
 }
 
-// DueTicks implements [store.Reader].
+// DueTicks implements [store.Reader]. Right after a look for due work that found no tick it needs no statement.
 func (e *Engine) DueTicks(ctx context.Context, before time.Time, limit int) ([]*store.Tick, error) {
+	if e.ticks.none(before) {
+		return nil, nil
+	}
 	return read(ctx, e, "read due schedules", scanTick, ticksSQL, before.UnixMicro(), limit)
 }
 
@@ -598,49 +597,4 @@ func (e *Engine) DeadLetters(ctx context.Context, tenant posthaste.TenantID, fro
 		sql = deadDown
 	}
 	return read(ctx, e, "list dead letters", scanDead, sql, e.shards, int64(tenant), ms, seq, p.Limit)
-}
-
-// NextDue implements [store.Engine]: one round trip, one probe per shard and kind. Ticks are told of with the first shard.
-func (e *Engine) NextDue(ctx context.Context) (list []store.ShardDue, err error) {
-	if e.closing.Load() {
-		return nil, errClosed
-	}
-	for range 2 {
-		if list, err = e.nextDue(ctx); err == nil || !pgconn.SafeToRetry(err) && sqlState(err) != "57P01" {
-			break
-		}
-	}
-	if err != nil && ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	return list, translate("read when something is due", err)
-}
-
-func (e *Engine) nextDue(ctx context.Context) ([]store.ShardDue, error) {
-	list := make([]store.ShardDue, e.shards)
-	var b pgx.Batch
-	for i := range list {
-		list[i].Shard = int16(i)
-		b.Queue(nextDueSQL, int16(i)).QueryRow(func(r pgx.Row) error {
-			var due, wake *int64
-			err := r.Scan(&due, &wake)
-			if due != nil {
-				list[i].Tickets = moment(*due)
-			}
-			if wake != nil {
-				list[i].Waiting = moment(*wake)
-			}
-			return err
-		})
-	}
-	b.Queue(nextTickSQL).QueryRow(func(r pgx.Row) error {
-		var next int64
-		err := r.Scan(&next)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		list[0].Tick = moment(next)
-		return err
-	})
-	return list, e.pool.SendBatch(ctx, &b).Close()
 }

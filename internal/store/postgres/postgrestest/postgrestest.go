@@ -29,6 +29,12 @@ import (
 // Variable names a database in which the tests make schemas, instead of one that they start.
 const Variable = "POSTHASTE_TEST_POSTGRES"
 
+// StoreVariable says on what store suites that could run on any of them run: "postgres", or SQLite if it is empty.
+const StoreVariable = "POSTHASTE_TEST_STORE"
+
+// Chosen reports whether suites that could run on any store are to run on PostgreSQL.
+func Chosen() bool { return os.Getenv(StoreVariable) == "postgres" }
+
 // errMissing is why there is no server.
 var errMissing = errors.New("PostgreSQL is not installed, and " + Variable + " is not set")
 
@@ -207,7 +213,19 @@ func Main(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
+	if Chosen() {
+		shared.once.Do(startShared) // not inside a test, which may have a time of its own
+	}
 	return m.Run()
+}
+
+func startShared() {
+	if shared.url = os.Getenv(Variable); shared.url != "" {
+		return
+	}
+	if shared.cluster, shared.err = start(Options{}); shared.err == nil {
+		shared.url = shared.cluster.URL
+	}
 }
 
 var schemas atomic.Int64
@@ -216,14 +234,7 @@ var schemas atomic.Int64
 // needs a TestMain that calls Main.
 func Schema(tb testing.TB) string {
 	tb.Helper()
-	shared.once.Do(func() {
-		if shared.url = os.Getenv(Variable); shared.url != "" {
-			return
-		}
-		if shared.cluster, shared.err = start(Options{}); shared.err == nil {
-			shared.url = shared.cluster.URL
-		}
-	})
+	shared.once.Do(startShared)
 	if shared.err != nil {
 		skip(tb, shared.err)
 	}

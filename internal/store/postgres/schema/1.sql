@@ -14,7 +14,7 @@ CREATE TABLE node_epochs (
     last bigint NOT NULL -- the epoch of its last lease
 );
 
--- A row stays for a while after it was forgotten: a commit that was under way when the lease ended may still bring claims.
+-- A row stays for a while after it was forgotten.
 CREATE TABLE nodes (
     name      text COLLATE "C" NOT NULL,
     epoch     bigint NOT NULL,
