@@ -137,6 +137,7 @@ type Queue struct {
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 	Lag         int64 // messages accepted and not resolved
+	InFlight    int   // of them, those that have begun and hold one of its places
 }
 
 // FlowKey is the state of a flow-control key.

@@ -49,6 +49,7 @@ var policy = map[string]string{
 
 	// The engine.
 	"internal/directory": "internal/store internal/signature",
+	"internal/activity":  "internal/store internal/compose",
 	"internal/history":   "internal/store internal/compose internal/wire",
 	"internal/broker":    "internal/ledger internal/compose internal/cron internal/egress internal/store internal/directory internal/history internal/signature internal/wire",
 	"internal/scheduler": "internal/ledger internal/compose internal/cron internal/store internal/directory internal/fault",
@@ -61,7 +62,7 @@ var policy = map[string]string{
 	"internal/auth":      "internal/store internal/directory",
 	"internal/httpapi":   "internal/broker internal/wire internal/auth internal/directory",
 	"internal/devtools":  "internal/broker internal/clock internal/directory internal/signature internal/store internal/wire",
-	"internal/console":   "internal/devtools internal/broker internal/wire internal/auth",
+	"internal/console":   "internal/devtools internal/broker internal/wire internal/auth internal/directory internal/activity",
 	"internal/config":    "-",
 	"internal/telemetry": "-",
 	"internal/server":    "* !internal/cli !internal/config",

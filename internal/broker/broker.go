@@ -44,16 +44,16 @@ type timekeeper interface {
 
 // Config sets a Broker up. The figures are those of the preset; a tenant's plan may set smaller ones.
 type Config struct {
-	Retries          int           // of messages that set none
-	MaxRetries       int           // that a message may set; 0: 999
-	MaxDelay         time.Duration // 0: unlimited
-	MaxTimeout       time.Duration // longer ones are cut to it; 0: 2 h
-	MaxBody          int64         // bytes of a message; 0: 512 KiB
-	DedupWindow      time.Duration // 0: 60 s
-	ResolveOnPublish bool          // look names up when a message is published
-	LLM              string        // URL of the OpenAI-compatible service behind the built-in LLM destination; empty: none
-	Accepted         func(n int)   // told of messages that were published; nil: nobody is
-	Scheduled        func()        // called when a schedule's next tick changed; nil: nobody needs to know
+	Retries          int                                    // of messages that set none
+	MaxRetries       int                                    // that a message may set; 0: 999
+	MaxDelay         time.Duration                          // 0: unlimited
+	MaxTimeout       time.Duration                          // longer ones are cut to it; 0: 2 h
+	MaxBody          int64                                  // bytes of a message; 0: 512 KiB
+	DedupWindow      time.Duration                          // 0: 60 s
+	ResolveOnPublish bool                                   // look names up when a message is published
+	LLM              string                                 // URL of the OpenAI-compatible service behind the built-in LLM destination; empty: none
+	Accepted         func(tenant posthaste.TenantID, n int) // told of messages that were published; nil: nobody is
+	Scheduled        func()                                 // called when a schedule's next tick changed; nil: nobody needs to know
 	Logger           *slog.Logger
 }
 

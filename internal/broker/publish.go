@@ -120,7 +120,7 @@ func (b *Broker) accept(ctx context.Context, p *directory.Principal, op *ledger.
 				n++
 			}
 		}
-		b.cfg.Accepted(n)
+		b.cfg.Accepted(op.Tenant, n)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ func (b *Broker) queueRef(p *directory.Principal, name string) store.GateRef {
 
 func queueOf(g *store.Gate) *posthaste.Queue {
 	return &posthaste.Queue{
-		Name: g.Name, Parallelism: g.Parallelism, Paused: g.Paused, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt, Lag: g.Live,
+		Name: g.Name, Parallelism: g.Parallelism, Paused: g.Paused, CreatedAt: g.CreatedAt, UpdatedAt: g.UpdatedAt, Lag: g.Live, InFlight: g.InUse,
 	}
 }
 

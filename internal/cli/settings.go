@@ -65,6 +65,7 @@ type settings struct {
 	LLMToken       string         `config:"llm-token" desc:"bearer token for it; better given in the environment"`
 	TrustedProxies []netip.Prefix `config:"trusted-proxies" desc:"networks of proxies whose X-Forwarded-For tells the caller's address"`
 	CORSOrigins    []string       `config:"cors-origins" desc:"origins from which browsers may call the API; * for any"`
+	Console        bool           `config:"console" desc:"serve the web console at /console/"`
 
 	Log telemetry.LogConfig `config:"log"`
 }
@@ -89,6 +90,7 @@ func presetDefaults(name string, dev bool) (settings, error) {
 		MaxBatch:    100 << 20,
 		BodyBudget:  256 << 20,
 		MaxInFlight: 2048,
+		Console:     true,
 		Grace:       10 * time.Second,
 		Retention:   7 * 24 * time.Hour,
 		MissedTicks: skipMissed,
@@ -161,5 +163,6 @@ func (s *settings) server(dev bool) (server.Config, error) {
 		Retention:   s.Retention,
 		DeadLetters: s.DLQRetention,
 		Dev:         dev,
+		Console:     s.Console,
 	}, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/posthaste/posthaste/internal/activity"
 	"github.com/posthaste/posthaste/internal/auth"
 	"github.com/posthaste/posthaste/internal/broker"
+	"github.com/posthaste/posthaste/internal/devtools"
 	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/wire"
 )
@@ -33,7 +34,8 @@ type Config struct {
 	// DevToken signs visitors in that come to this machine by a loopback address or name; empty: nobody is.
 	DevToken string
 	Version  string
-	// DiskUse returns the bytes of the data file; nil: it is in memory.
+	// Store says where everything is kept: file, memory, or the name of a database. DiskUse returns the bytes of a file.
+	Store          string
 	DiskUse        func() int64
 	TrustedProxies []netip.Prefix
 	Logger         *slog.Logger
@@ -47,6 +49,7 @@ type Deps struct {
 	Auth     *auth.Authenticator
 	Admin    *broker.Admin
 	Activity *activity.Recorder
+	Dev      *devtools.Tools // nil: not a development server
 }
 
 // Handler serves the console. It is safe for concurrent use.
@@ -56,6 +59,7 @@ type Handler struct {
 	auth     *auth.Authenticator
 	admin    *broker.Admin
 	activity *activity.Recorder
+	dev      *devtools.Tools
 	sessions *auth.Sessions
 	pages    *templates
 	mux      *http.ServeMux
@@ -72,7 +76,7 @@ func New(d Deps, cfg Config) *Handler {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	h := &Handler{
-		cfg: cfg, broker: d.Broker, auth: d.Auth, admin: d.Admin, activity: d.Activity, sessions: auth.NewSessions(nil),
+		cfg: cfg, broker: d.Broker, auth: d.Auth, admin: d.Admin, activity: d.Activity, dev: d.Dev, sessions: auth.NewSessions(nil),
 		pages: loadTemplates(), mux: http.NewServeMux(), log: cfg.Logger,
 	}
 	h.stop, h.end = context.WithCancel(context.Background())
@@ -107,6 +111,19 @@ func (h *Handler) routes() {
 	h.page("dlq", auth.Read, h.dead)
 	h.page("keys", auth.Read, h.keys)
 	h.page("tokens", auth.Read, h.tokens)
+
+	if h.dev != nil {
+		h.page("dev", auth.Read, h.development)
+		h.page("dev/inbox/{name}", auth.Read, h.inbox)
+		h.action("dev/clock", auth.Manage, h.moveClock)
+		h.action("dev/reset", auth.Manage, h.reset)
+		h.action("dev/inbox", auth.Manage, h.setInbox)
+	}
+	h.mux.HandleFunc("GET "+Prefix, func(w http.ResponseWriter, r *http.Request) {
+		if c := h.signedIn(w, r, auth.Read); c != nil && c.who != nil {
+			c.fail(posthaste.Errorf(posthaste.CodeNotFound, "There is no such page."))
+		}
+	})
 
 	h.action("messages/{id}/cancel", auth.Manage, h.cancelMessage)
 	h.action("publish", auth.Publish, h.publish)

@@ -57,7 +57,7 @@ func rowOf(e *posthaste.LogEntry) row {
 		r.Tags = append(r.Tags, tag{"flow", f.Key, "flowControlKey"})
 	}
 	if m.Source != "" {
-		r.Tags = append(r.Tags, tag{"callback of", string(m.Source), ""})
+		r.Tags = append(r.Tags, tag{"callback", string(m.Source), ""})
 	}
 	return r
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/activity"
+	"github.com/posthaste/posthaste/internal/devtools"
 	"github.com/posthaste/posthaste/internal/directory"
 	"github.com/posthaste/posthaste/internal/wire"
 )
@@ -115,7 +116,7 @@ type overviewData struct {
 	Plan          string
 	Reset         time.Time
 	Disk          int64
-	InMemory      bool
+	Store         string
 	Latest        []row
 	Welcome       *welcome
 }
@@ -129,7 +130,7 @@ type welcome struct {
 }
 
 func (h *Handler) overview(c *call) (*view, error) {
-	d := overviewData{InMemory: h.cfg.DiskUse == nil}
+	d := overviewData{Store: h.cfg.Store}
 	d.Ranges, d.Range = rangeChoices(c.r.URL.Query().Get("range"))
 	rep := h.activity.Report(c.who.Tenant.ID, d.Range.span)
 	d.Total, d.Hosts, d.Partial, d.Series = rep.Total, rep.Hosts, rep.Partial, seriesOf(rep.Points)
@@ -157,7 +158,7 @@ func (h *Handler) overview(c *call) (*view, error) {
 	if err := c.usage(&d); err != nil {
 		return nil, err
 	}
-	if !d.InMemory {
+	if h.cfg.DiskUse != nil {
 		d.Disk = h.cfg.DiskUse()
 	}
 	entries, _, err := h.broker.Logs(c.ctx(), c.who, wire.LogFilter{Count: 60})
@@ -203,7 +204,12 @@ func (c *call) welcome() *welcome {
 	if c.h.cfg.DevToken != "" {
 		w.Token = c.token
 	}
-	in := input{Kind: "url", Destination: "https://example.com/", Method: "POST", Body: `{"hello": "world"}`, ContentType: wire.ContentTypeJSON}
+	to := "https://example.com/"
+	if c.h.dev != nil {
+		w.To = c.base() + devtools.InboxPath("first")
+		to = w.To
+	}
+	in := input{Kind: "url", Destination: to, Method: "POST", Body: `{"hello": "world"}`, ContentType: wire.ContentTypeJSON}
 	w.Curl = in.curl(c.base(), c.shownToken())
 	if c.scope() == directory.ScopePublish {
 		return nil

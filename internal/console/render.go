@@ -121,7 +121,7 @@ type user struct {
 func (c *call) frame(v *view) *frame {
 	f := &frame{
 		Title: v.title, Nav: v.nav, Self: c.r.URL.RequestURI(), Live: len(v.live) > 0, D: v.data,
-		Dev: c.h.cfg.DevToken != "", Version: c.h.cfg.Version, Asset: assetVersion,
+		Dev: c.h.dev != nil, Version: c.h.cfg.Version, Asset: assetVersion,
 		Now: c.h.broker.Now().UTC().Format(time.RFC3339Nano),
 	}
 	if c.who != nil {

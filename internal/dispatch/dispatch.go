@@ -57,6 +57,7 @@ type Config struct {
 
 // Observation is what a metric needs to know of an attempt.
 type Observation struct {
+	Message  *posthaste.Message
 	Attempt  *posthaste.Attempt
 	Lateness time.Duration // of the start after the moment it was due; for first attempts of messages only
 }
@@ -352,7 +353,7 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		return nil, room
 	}
 	if d.cfg.Observe != nil {
-		d.cfg.Observe(Observation{Attempt: op.Attempt, Lateness: lateness(m, op.Attempt)})
+		d.cfg.Observe(Observation{Message: m, Attempt: op.Attempt, Lateness: lateness(m, op.Attempt)})
 	}
 	return &op.Outcome, room
 }

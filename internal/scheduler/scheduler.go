@@ -34,9 +34,9 @@ type timekeeper interface {
 
 // Config sets a Scheduler up.
 type Config struct {
-	FireMissed bool          // ticks of a downtime fire once, together; otherwise they are skipped
-	Poll       time.Duration // the longest wait between two looks into the store; 0: 1 s
-	Ticked     func(n int)   // told of ticks that fired; nil: nobody is
+	FireMissed bool                                          // ticks of a downtime fire once, together; otherwise they are skipped
+	Poll       time.Duration                                 // the longest wait between two looks into the store; 0: 1 s
+	Ticked     func(tenant posthaste.TenantID, messages int) // told of each tick that fired; nil: nobody is
 	Logger     *slog.Logger
 }
 
@@ -192,7 +192,7 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 		}
 		s.start.Begin(node, &op.Outcome)
 		if s.cfg.Ticked != nil && !f.Skip {
-			s.cfg.Ticked(1)
+			s.cfg.Ticked(t.Tenant, len(op.Drafts))
 		}
 		return nil
 	}

@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste"
+	"github.com/posthaste/posthaste/internal/activity"
 	"github.com/posthaste/posthaste/internal/auth"
 	"github.com/posthaste/posthaste/internal/broker"
 	"github.com/posthaste/posthaste/internal/clock"
+	"github.com/posthaste/posthaste/internal/console"
 	"github.com/posthaste/posthaste/internal/delivery"
 	"github.com/posthaste/posthaste/internal/devtools"
 	"github.com/posthaste/posthaste/internal/directory"
@@ -81,6 +83,8 @@ type Config struct {
 	Network func(http.RoundTripper) http.RoundTripper
 	// Dev mounts the tools of development at /dev/. They ask for no token.
 	Dev bool
+	// Console mounts the web console at /console/.
+	Console bool
 	// Hook is called at named points by crash tests; nil otherwise.
 	Hook func(point string)
 }
@@ -98,7 +102,10 @@ type Server struct {
 	metrics *telemetry.Metrics
 	handler edges
 	dev     *devtools.Tools // nil unless Config.Dev is set
-	created []broker.NewTenant
+	// Both are nil unless Config.Console is set.
+	console  *console.Handler
+	activity *activity.Recorder
+	created  []broker.NewTenant
 
 	stopping sync.Once
 	stopErr  error
@@ -183,11 +190,14 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Hook:    cfg.Hook,
 		Logger:  s.log,
 	})
+	if cfg.Console {
+		s.activity = activity.New(engine, s.clock.Now)
+	}
 	s.sched = scheduler.New(engine, s.dir, s.clock, nonces, s.disp, scheduler.Config{
-		FireMissed: cfg.FireMissed, Poll: cfg.Poll, Ticked: s.metrics.Ticked, Logger: s.log,
+		FireMissed: cfg.FireMissed, Poll: cfg.Poll, Ticked: s.ticked, Logger: s.log,
 	})
 	cfg.Broker.Logger = s.log
-	cfg.Broker.Scheduled, cfg.Broker.Accepted = s.sched.Wake, s.metrics.Accepted
+	cfg.Broker.Scheduled, cfg.Broker.Accepted = s.sched.Wake, s.accepted
 	s.broker = broker.New(broker.Deps{
 		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp, Hosts: s.disp,
 	}, cfg.Broker)
@@ -203,6 +213,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 			Engine: engine, Directory: s.dir, Broker: s.broker, Clock: s.clock, Worker: s.disp, Wake: s.sched.Wake, Fail: httpapi.Fail, Logger: s.log,
 		})
 		s.handler.mount(devtools.Prefix, s.dev)
+	}
+	if cfg.Console {
+		s.mountConsole()
 	}
 	s.metrics.Gauge("posthaste_attempts_in_flight", "Attempts that run or are about to.", func() float64 { return float64(s.disp.InFlight()) })
 	return s, nil
@@ -240,6 +253,31 @@ func (s *Server) observe(o dispatch.Observation) {
 	s.metrics.DeliveryEnded(string(o.Attempt.Outcome), o.Attempt.Took)
 	if o.Attempt.State == posthaste.StateFailed {
 		s.metrics.DeadLettered(1)
+	}
+	if s.activity != nil {
+		s.activity.Ended(o.Message, o.Attempt)
+		if o.Message.Callback != nil {
+			s.activity.Accepted(o.Message.Tenant, 1)
+		}
+		if o.Message.FailureCallback != nil && o.Attempt.State == posthaste.StateFailed {
+			s.activity.Accepted(o.Message.Tenant, 1)
+		}
+	}
+}
+
+// accepted is told of messages that were published.
+func (s *Server) accepted(tenant posthaste.TenantID, n int) {
+	s.metrics.Accepted(n)
+	if s.activity != nil {
+		s.activity.Accepted(tenant, n)
+	}
+}
+
+// ticked is told of a schedule that fired.
+func (s *Server) ticked(tenant posthaste.TenantID, messages int) {
+	s.metrics.Ticked(1)
+	if s.activity != nil {
+		s.activity.Accepted(tenant, messages)
 	}
 }
 
@@ -314,6 +352,10 @@ func (s *Server) Start(ctx context.Context) error {
 	s.background("stop the scheduler", s.sched.Run)
 	for _, ln := range listeners {
 		s.serve("finish requests", &http.Server{Handler: &s.handler}, jsonErrors{ln})
+	}
+	if s.console != nil {
+		s.background("stop counting", s.activity.Run)
+		s.onStop("end live pages", s.console.Close)
 	}
 	if s.dev != nil {
 		s.onStop("let go of what waits", func(context.Context) error { s.dev.Close(); return nil })

@@ -70,8 +70,8 @@
   // Charts.
   var charts = {};
   var lines = {
-    traffic: [["accepted", "--accent"], ["delivered", "--good"], ["retried", "--warn"], ["failed", "--bad"]],
-    latency: [["p50", "--accent"], ["p95", "--warn"], ["p99", "--bad"]],
+    traffic: [["accepted", "--accent"], ["delivered", "--good"], ["retried", "--amber"], ["failed", "--bad"]],
+    latency: [["p50", "--accent"], ["p95", "--amber"], ["p99", "--bad"]],
   };
   var names = { accepted: "accepted", delivered: "delivered", retried: "retried", failed: "failed", p50: "median", p95: "95 %", p99: "99 %" };
   function colour(name) {
