@@ -8,10 +8,11 @@ GOLANGCI_LINT ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 30s
 BENCH     ?= .
 BENCHTIME ?= 1s
+SCALE     ?= 200000
 HISTORIES ?= 20000
 
 # The tags of tests that need more than Go; linters look behind them too.
-TAGS := compat,crash,fault
+TAGS := compat,crash,fault,scale
 
 .DEFAULT_GOAL := help
 
@@ -74,3 +75,7 @@ postgres: ## run the suites of the API and of the SDKs on PostgreSQL
 .PHONY: compat
 compat: ## drive a server with the official SDKs
 	$(GO) test -count=1 -tags compat ./test/compat/...
+
+.PHONY: scale
+scale: ## measure bulk requests and pages with SCALE messages
+	$(GO) test -count=1 -timeout 60m -v -tags scale -run '^TestScale$$' ./internal/server -messages $(SCALE)

@@ -16,8 +16,12 @@ import (
 	"github.com/posthaste/posthaste/internal/wire"
 )
 
-// maxDeadScan bounds the dead letters that one page looks at.
-const maxDeadScan = 4000
+// What bounds the dead letters that one page looks at: their number, and, of more than a full page, the time it takes.
+const (
+	minDeadScan = 400
+	maxDeadScan = 4000
+	maxDeadTime = 20 * time.Millisecond
+)
 
 // Dead is a dead letter with its message.
 type Dead = wire.Dead
@@ -53,6 +57,7 @@ func (b *Broker) DeadLetters(ctx context.Context, p *directory.Principal, f wire
 		return nil, "", err
 	}
 	var page []Dead
+	stop := time.Now().Add(maxDeadTime)
 	for scanned := 0; ; {
 		letters, err := b.engine.DeadLetters(ctx, p.Tenant.ID, from, store.Page{Limit: 200, Desc: f.LatestFirst})
 		if err != nil {
@@ -82,7 +87,7 @@ func (b *Broker) DeadLetters(ctx context.Context, p *directory.Principal, f wire
 		if len(letters) < 200 {
 			return page, "", nil
 		}
-		if scanned >= maxDeadScan {
+		if scanned >= maxDeadScan || scanned >= minDeadScan && time.Now().After(stop) {
 			return page, deadCursor(from), nil
 		}
 	}
@@ -185,19 +190,22 @@ func (b *Broker) DeleteDeadAll(ctx context.Context, p *directory.Principal, f wi
 		return 0, "", err
 	}
 	deleted := 0
-	for len(page) > 0 {
-		step := page[:min(len(page), ledger.MaxStep)]
-		page = page[len(step):]
+	var pace pacer
+	err = inSteps(ctx, &pace, page, bulkStep, func(part []Dead) error {
 		op := &ledger.DeleteDead{}
-		for _, d := range step {
+		for _, d := range part {
 			op.Keys = append(op.Keys, store.DeadKey{Tenant: p.Tenant.ID, ID: d.Letter.ID})
 		}
 		if err := b.engine.Do(ctx, 0, op); err != nil {
-			return deleted, "", err
+			return err
 		}
 		deleted += op.Deleted
+		return nil
+	})
+	if err == nil && cursor != "" {
+		err = pace.rest(ctx) // whoever asked is going to ask again
 	}
-	return deleted, cursor, nil
+	return deleted, cursor, err
 }
 
 // RetryDead makes a new message of a dead letter, with the settings of in where it gives some, and removes the entry, in one
@@ -225,17 +233,21 @@ func (b *Broker) RetryDeadAll(ctx context.Context, p *directory.Principal, f wir
 	if explicit && f.Count <= 0 && len(page) < len(slices.Compact(slices.Sorted(slices.Values(f.IDs)))) {
 		return nil, "", notFound("some messages were not found")
 	}
-	var ids []posthaste.MessageID
-	for len(page) > 0 {
-		step := page[:min(len(page), ledger.MaxStep)]
-		page = page[len(step):]
-		made, err := b.retryDead(ctx, p, step, in, explicit)
-		if err != nil {
-			return ids, "", err
-		}
-		ids = append(ids, made...)
+	size := bulkStep
+	if explicit {
+		size = ledger.MaxStep
 	}
-	return ids, cursor, nil
+	var ids []posthaste.MessageID
+	var pace pacer
+	err = inSteps(ctx, &pace, page, size, func(part []Dead) error {
+		made, err := b.retryDead(ctx, p, part, in, explicit)
+		ids = append(ids, made...)
+		return err
+	})
+	if err == nil && cursor != "" {
+		err = pace.rest(ctx) // whoever asked is going to ask again
+	}
+	return ids, cursor, err
 }
 
 func (b *Broker) retryDead(ctx context.Context, p *directory.Principal, dead []Dead, in wire.Input, all bool) ([]posthaste.MessageID, error) {

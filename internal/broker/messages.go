@@ -94,18 +94,22 @@ func (b *Broker) CancelAll(ctx context.Context, p *directory.Principal, f wire.C
 	if most <= 0 {
 		most = math.MaxInt
 	}
+	var pace pacer
 	total := 0
 	if len(f.MessageIDs) > 0 {
 		// Explicit ids leave other filters aside.
 		ids := slices.Compact(slices.Sorted(slices.Values(f.MessageIDs)))
 		for len(ids) > 0 && total < most {
-			step := ids[:min(len(ids), ledger.MaxStep, most-total)]
-			ids = ids[len(step):]
-			n, err := b.cancel(ctx, p, step)
+			part := ids[:min(len(ids), bulkStep, most-total)]
+			ids = ids[len(part):]
+			err := pace.step(ctx, func() error {
+				n, err := b.cancel(ctx, p, part)
+				total += n
+				return err
+			})
 			if err != nil {
 				return total, err
 			}
-			total += n
 		}
 		return total, nil
 	}
@@ -132,11 +136,14 @@ func (b *Broker) CancelAll(ctx context.Context, p *directory.Principal, f wire.C
 		if len(chosen) > most-total {
 			chosen = chosen[:most-total]
 		}
-		n, err := b.cancelTickets(ctx, &ledger.Cancel{Known: chosen})
+		err = inSteps(ctx, &pace, chosen, bulkStep, func(part []*store.Ticket) error {
+			n, err := b.cancelTickets(ctx, &ledger.Cancel{Known: part})
+			total += n
+			return err
+		})
 		if err != nil {
 			return total, err
 		}
-		total += n
 		if past || len(tickets) < ledger.MaxStep {
 			return total, nil
 		}

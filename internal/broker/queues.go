@@ -139,12 +139,18 @@ func (b *Broker) DeleteQueue(ctx context.Context, p *directory.Principal, name s
 	}
 	// From here on nothing of the queue is delivered. What is left are rows to be resolved: those first in line, then others
 	// that are delayed or retried.
+	var pace pacer
 	for {
 		heads, err := b.engine.Heads(ctx, ref, ledger.MaxStep)
 		if err != nil {
 			return err
 		}
-		n, err := b.cancelTickets(ctx, &ledger.Cancel{Known: heads, OnlyGen: true})
+		n := 0
+		err = inSteps(ctx, &pace, heads, bulkStep, func(part []*store.Ticket) error {
+			k, err := b.cancelTickets(ctx, &ledger.Cancel{Known: part, OnlyGen: true})
+			n += k
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -165,7 +171,11 @@ func (b *Broker) DeleteQueue(ctx context.Context, p *directory.Principal, name s
 				known = append(known, t)
 			}
 		}
-		if _, err := b.cancelTickets(ctx, &ledger.Cancel{Known: known, OnlyGen: true}); err != nil {
+		err = inSteps(ctx, &pace, known, bulkStep, func(part []*store.Ticket) error {
+			_, err := b.cancelTickets(ctx, &ledger.Cancel{Known: part, OnlyGen: true})
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}

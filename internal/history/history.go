@@ -22,8 +22,10 @@ import (
 
 // Bounds of one page.
 const (
-	maxScan  = 4000 // rows read
-	minChunk = 16   // rows of a stream read at a time
+	maxScan  = 4000                  // rows read
+	minScan  = 1500                  // rows read however long it takes: a full page and some
+	maxTime  = 20 * time.Millisecond // after which no more than minScan are
+	minChunk = 16                    // rows of a stream read at a time
 	maxChunk = 256
 	maxByIDs = 1000 // messages named by a filter
 )
@@ -316,7 +318,9 @@ func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error
 		return false
 	}
 	var last row
+	stop := time.Now().Add(maxTime)
 	for scanned := 0; ; scanned++ {
+		over := scanned >= maxScan || scanned >= minScan && scanned%32 == 0 && time.Now().After(stop)
 		next, err := p.next(ctx, streams, &running)
 		if err != nil {
 			return nil, "", err
@@ -324,7 +328,7 @@ func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error
 		end := next == nil || p.beyond(next.At)
 		// A page ends, and a batch is resolved, only where the moment or the message changes.
 		if end || scanned > 0 && (!next.At.Equal(last.At) || next.ID != last.ID) {
-			if end || len(batch) >= max(64, p.f.Count+1-len(page)) || scanned >= maxScan {
+			if end || len(batch) >= max(64, p.f.Count+1-len(page)) || over {
 				if err := flush(); err != nil {
 					return nil, "", err
 				}
@@ -334,7 +338,7 @@ func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error
 				return page, placeOf(page[len(page)-1]).cursor(), nil
 			case end:
 				return page, "", nil
-			case scanned >= maxScan:
+			case over:
 				return page, last.place(p.desc).cursor(), nil
 			}
 		}
