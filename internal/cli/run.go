@@ -120,9 +120,6 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 	}
 	return explain(srv.Run(ctx, func() {
 		fmt.Fprint(a.out, banner("http://"+srv.Addr().String())) //nolint:errcheck // the server runs all the same
-		if cfg.Console {
-			fmt.Fprintf(a.out, "Console: http://%s/console/\n\n", srv.Addr()) //nolint:errcheck // as above
-		}
 	}), cfg.Listen, "--port")
 }
 

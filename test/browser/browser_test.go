@@ -85,8 +85,8 @@ func start(t *testing.T, args ...string) string {
 	reading.Go(func() {
 		defer close(said)
 		for in := bufio.NewScanner(stdout); in.Scan(); {
-			if v, ok := strings.CutPrefix(in.Text(), "Console: "); ok {
-				said <- v
+			if v, ok := strings.CutPrefix(in.Text(), "Console "); ok {
+				said <- strings.TrimSpace(v)
 			}
 		}
 	})
