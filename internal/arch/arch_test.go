@@ -61,6 +61,7 @@ var policy = map[string]string{
 	// The edges.
 	"internal/auth":      "internal/store internal/directory",
 	"internal/httpapi":   "internal/broker internal/wire internal/auth internal/directory",
+	"internal/openapi":   "internal/wire",
 	"internal/devtools":  "internal/broker internal/clock internal/directory internal/signature internal/store internal/wire",
 	"internal/console":   "internal/devtools internal/broker internal/wire internal/auth internal/directory internal/activity",
 	"internal/config":    "-",

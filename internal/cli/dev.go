@@ -23,7 +23,11 @@ import (
 
 // banner is what dev shows once it listens: the variables that client libraries read, where to look, and a first message whose
 // delivery shows up in the terminal. JavaScript's library waits for the first line's words.
-func banner(url string) string {
+func banner(url string, console bool) string {
+	see := ""
+	if console {
+		see = "Console  " + url + "/console/\n"
+	}
 	user := wire.DevUsers()[0]
 	return fmt.Sprintf(`Posthaste is running at %[1]s
 
@@ -32,15 +36,14 @@ QSTASH_TOKEN=%[2]s
 QSTASH_CURRENT_SIGNING_KEY=%[3]s
 QSTASH_NEXT_SIGNING_KEY=%[4]s
 
-Console  %[1]s/console/
-API      %[1]s/docs
+%[6]sAPI      %[1]s/docs
 
 Copy the four lines above into a shell, or into your app's .env. Then try:
 
 curl -d '{"hello":"world"}' -H "Authorization: Bearer $QSTASH_TOKEN" \
   $QSTASH_URL/v2/publish/$QSTASH_URL%[5]s
 
-`, url, user.Token, user.Keys.Current, user.Keys.Next, devtools.InboxPath("hello"))
+`, url, user.Token, user.Keys.Current, user.Keys.Next, devtools.InboxPath("hello"), see)
 }
 
 // addressInUse are the system's words for a port that another program listens at, on Unix and on Windows.

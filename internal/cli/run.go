@@ -119,7 +119,7 @@ func (a *app) dev(ctx context.Context, s devSettings) error {
 		return err
 	}
 	return explain(srv.Run(ctx, func() {
-		fmt.Fprint(a.out, banner("http://"+srv.Addr().String())) //nolint:errcheck // the server runs all the same
+		fmt.Fprint(a.out, banner("http://"+srv.Addr().String(), cfg.Console)) //nolint:errcheck // the server runs all the same
 	}), cfg.Listen, "--port")
 }
 

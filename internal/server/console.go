@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net/http"
 	"os"
 	"strings"
 
@@ -28,16 +27,6 @@ func (s *Server) mountConsole() {
 		Broker: s.broker, Auth: auth.New(s.dir), Admin: broker.NewAdmin(s.engine), Activity: s.activity, Dev: s.dev,
 	}, cfg)
 	s.handler.mount(strings.Trim(console.Prefix, "/"), s.console)
-	s.handler.mount("", http.HandlerFunc(s.root))
-}
-
-// root sends browsers that come to the server itself to the console.
-func (s *Server) root(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/" && r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") {
-		http.Redirect(w, r, console.Prefix, http.StatusSeeOther)
-		return
-	}
-	s.handler.api.ServeHTTP(w, r)
 }
 
 // diskUse returns the bytes of the data file and of what stands beside it.

@@ -22,7 +22,7 @@ func (e *edges) mount(word string, h http.Handler) {
 // ServeHTTP implements [http.Handler].
 func (e *edges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	word, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	if h := e.mounts[word]; h != nil {
+	if h := e.mounts[word]; h != nil && (word != "" || r.URL.Path == "/") {
 		h.ServeHTTP(w, r)
 		return
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/posthaste/posthaste/internal/egress"
 	"github.com/posthaste/posthaste/internal/httpapi"
 	"github.com/posthaste/posthaste/internal/ledger"
+	"github.com/posthaste/posthaste/internal/openapi"
 	"github.com/posthaste/posthaste/internal/retry"
 	"github.com/posthaste/posthaste/internal/scheduler"
 	"github.com/posthaste/posthaste/internal/signature"
@@ -208,6 +209,14 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	cfg.API.Logger, cfg.API.Hook = s.log, cfg.Hook
 	cfg.API.Observe = s.metrics.RequestServed
 	s.handler.api = httpapi.New(s.broker, auth.New(s.dir), cfg.API)
+	about := openapi.Config{Dev: cfg.Dev, Version: cfg.Version}
+	if cfg.Console {
+		about.Console = console.Prefix
+	}
+	front := openapi.New(about)
+	for _, word := range [...]string{"", "docs", "openapi.json"} {
+		s.handler.mount(word, front)
+	}
 	if cfg.Dev {
 		s.dev = devtools.New(devtools.Deps{
 			Engine: engine, Directory: s.dir, Broker: s.broker, Clock: s.clock, Worker: s.disp, Wake: s.sched.Wake, Fail: httpapi.Fail, Logger: s.log,
