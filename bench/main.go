@@ -29,7 +29,8 @@ modes:
   latency      the way of one message through an idle server, in synced writes of the disk
   delayed      how late delayed messages are, -rate due each second
   all          all of them
-  relay ADDR   the relay itself
+  relay ADDR                 the relay itself
+  adapter NAME ADDR STORE    another system itself, on a store that runs
 
 "go run . MODE -h" lists the flags of a mode.
 `
@@ -68,7 +69,7 @@ func parse(mode string, args []string, out io.Writer) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet(mode, flag.ContinueOnError)
 	f.SetOutput(out)
-	f.StringVar(&o.systems, "systems", "relay,posthaste", "the `systems` to compare, in this order; one may be named twice")
+	f.StringVar(&o.systems, "systems", "relay,posthaste", "the `systems` to compare, in this order, or \"installed\"; one may be named twice")
 	f.StringVar(&o.posthaste, "posthaste", "", "the posthaste `binary` (built from the parent directory if empty)")
 	f.StringVar(&o.dir, "dir", "", "the `directory` under which data is kept while a trial runs (the system's temporary one if empty)")
 	f.StringVar(&o.json, "json", "", "also write the report to this `file` as JSON")
@@ -162,6 +163,11 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 			return errors.New("relay takes the address to listen on")
 		}
 		return system.RunRelay(ctx, args[1], out)
+	case system.PeerCommand:
+		if len(args) != 4 {
+			return errors.New("adapter takes a name, the address to listen on, and the store")
+		}
+		return system.RunPeer(ctx, args[1], args[2], args[3], out)
 	case "help", "-h", "-help", "--help":
 		_, _ = io.WriteString(out, usage)
 		return nil
@@ -250,34 +256,86 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 	return nil
 }
 
+// installed stands for all systems that this machine has what they need for.
+const installed = "installed"
+
+// adapter is a system that may lack something on this machine.
+type adapter interface {
+	system.Adapter
+	Missing() error
+}
+
+// known returns every system, in the order of the tables. The relay is always there.
+func (o *options) known() []adapter {
+	all := []adapter{system.Relay{}, system.Posthaste{Path: o.posthaste}, system.Posthaste{Path: o.posthaste, Postgres: true}}
+	for _, p := range system.Peers {
+		all = append(all, p)
+	}
+	return all
+}
+
 // adapters returns the systems to compare, and what removes the binary that was built for them.
 func (o *options) adapters(ctx context.Context, log io.Writer) (systems []system.Adapter, cleanUp func() error, err error) {
 	cleanUp = func() error { return nil }
+	if err := o.check(); err != nil {
+		return nil, nil, err
+	}
+	if o.posthaste != "" {
+		if o.posthaste, err = filepath.Abs(o.posthaste); err != nil {
+			return nil, nil, err
+		}
+	} else if o.systems == installed || strings.Contains(o.systems, "posthaste") {
+		dir, err := os.MkdirTemp("", "posthaste-bench-bin-")
+		if err != nil {
+			return nil, nil, err
+		}
+		cleanUp = func() error { return os.RemoveAll(dir) }
+		if o.posthaste, err = build(ctx, dir, log); err != nil {
+			return nil, nil, errors.Join(err, cleanUp())
+		}
+	}
+	for _, a := range o.known() {
+		if o.systems != installed {
+			break
+		}
+		if err := a.Missing(); err != nil {
+			_, _ = fmt.Fprintf(log, "left out: %s: %v\n", a.Name(), err)
+			continue
+		}
+		systems = append(systems, a)
+	}
 	for name := range strings.SplitSeq(o.systems, ",") {
-		switch strings.TrimSpace(name) {
-		case "relay":
-			systems = append(systems, system.Relay{})
-		case "posthaste":
-			if o.posthaste == "" {
-				dir, err := os.MkdirTemp("", "posthaste-bench-bin-")
-				if err != nil {
-					return nil, nil, err
-				}
-				cleanUp = func() error { return os.RemoveAll(dir) }
-				if o.posthaste, err = build(ctx, dir, log); err != nil {
-					return nil, nil, errors.Join(err, cleanUp())
-				}
+		for _, a := range o.known() {
+			if a.Name() == strings.TrimSpace(name) {
+				systems = append(systems, a)
 			}
-			path, err := filepath.Abs(o.posthaste)
-			if err != nil {
-				return nil, nil, errors.Join(err, cleanUp())
-			}
-			systems = append(systems, system.Posthaste{Path: path})
-		default:
-			return nil, nil, errors.Join(fmt.Errorf("-systems: %q is not known; there are relay and posthaste", name), cleanUp())
 		}
 	}
 	return systems, cleanUp, nil
+}
+
+// check reports the first of the named systems that there is not, or that lacks something.
+func (o *options) check() error {
+	if o.systems == installed {
+		return nil
+	}
+	var names []string
+	missing := map[string]error{}
+	for _, a := range o.known() {
+		names = append(names, a.Name())
+		missing[a.Name()] = a.Missing()
+	}
+	for name := range strings.SplitSeq(o.systems, ",") {
+		name = strings.TrimSpace(name)
+		err, ok := missing[name]
+		if !ok {
+			return fmt.Errorf("-systems: %q is not known; there are %s, or %s for all that can run here", name, strings.Join(names, ", "), installed)
+		}
+		if err != nil {
+			return fmt.Errorf("-systems: %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // build builds the server of the parent directory into dir.

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == system.RelayCommand, os.Getenv("BENCH_TEST_MAIN") != "":
 		main()
-	case len(os.Args) > 1 && os.Args[1] == "dev":
+	case len(os.Args) > 1 && os.Args[1] == "serve":
 		if err := fakePosthaste(os.Args[2:]); err != nil {
 			_, _ = fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -42,10 +42,12 @@ func TestMain(m *testing.M) {
 
 // fakePosthaste is a relay that is started as posthaste is, asks for a token and counts commits, two a message.
 func fakePosthaste(args []string) error {
-	f := flag.NewFlagSet("dev", flag.ContinueOnError)
-	port := f.String("port", "", "")
+	f := flag.NewFlagSet("serve", flag.ContinueOnError)
+	listen := f.String("listen", "", "")
 	data := f.String("data", "", "")
 	admin := f.String("admin-listen", "", "")
+	f.Bool("allow-http", false, "")
+	f.Bool("allow-private", false, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -64,8 +66,8 @@ func fakePosthaste(args []string) error {
 			"posthaste_commits_total{lane=\"1\"} %d\nother_total 99\n", published.Load(), published.Load())
 	})}
 	go func() { _ = metrics.ListenAndServe() }()
-	srv := &http.Server{Addr: "127.0.0.1:" + *port, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if !strings.HasPrefix(req.Header.Get("Authorization"), "Bearer eyJ") {
+	srv := &http.Server{Addr: *listen, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "Bearer "+os.Getenv("POSTHASTE_TOKEN") {
 			http.Error(w, `{"error":"unable to authenticate"}`, http.StatusUnauthorized)
 			return
 		}

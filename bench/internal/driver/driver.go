@@ -280,18 +280,28 @@ func pause(ctx context.Context, d time.Duration) error {
 type reading struct {
 	at     time.Time
 	server proc.Usage
-	load   time.Duration
-	busy   time.Duration
+	// store is known if stored.
+	store   proc.Usage
+	stored  bool
+	flushes int64
+	load    time.Duration
+	busy    time.Duration
 	// commits is known if counted.
 	commits float64
 	counted bool
 }
 
 func (s *session) read(ctx context.Context) (reading, error) {
-	r := reading{at: time.Now(), load: proc.SelfCPU(), busy: proc.Busy()}
+	r := reading{at: time.Now(), load: proc.SelfCPU(), busy: proc.Busy(), flushes: disk.Flushes(s.root)}
 	var err error
 	if r.server, err = proc.Of(s.target.PIDs()...); err != nil {
 		return r, fmt.Errorf("read what the server has used: %w", err)
+	}
+	if pids := s.target.StorePIDs(); len(pids) > 0 {
+		r.stored = true
+		if r.store, err = proc.Of(pids...); err != nil {
+			return r, fmt.Errorf("read what the store has used: %w", err)
+		}
 	}
 	if c, ok := s.target.(system.CommitCounter); ok {
 		r.commits, r.counted = c.Commits(ctx)
@@ -322,30 +332,58 @@ func (s *session) account(ctx context.Context, plan load.Plan, v Values) (*load.
 	}
 	s.count(plan, res, v)
 	perMessage := 1 / float64(max(res.Accepted(), 1))
-	used, loadCPU := after.server.Sub(before.server), after.load-before.load
-	if used.CPU >= 0 {
-		v["server_cpu_us"] = float64(used.CPU) / float64(time.Microsecond) * perMessage
-	}
-	v["load_cpu_us"] = float64(loadCPU) / float64(time.Microsecond) * perMessage
-	if used.CPU > 0 {
-		v["load_cpu_share"] = 100 * float64(loadCPU) / float64(loadCPU+used.CPU)
-	}
-	if before.busy >= 0 && after.busy >= 0 && used.CPU >= 0 {
-		others := max(0, after.busy-before.busy-used.CPU-loadCPU)
-		capacity := after.at.Sub(before.at) * time.Duration(runtime.NumCPU())
-		v["other_cpu_share"] = 100 * float64(others) / float64(capacity)
-	}
-	if used.PeakMemory > 0 {
-		v["peak_memory_mib"] = float64(used.PeakMemory) / (1 << 20)
-	}
-	if used.Written >= 0 {
-		v["written_bytes"] = float64(used.Written) * perMessage
-	}
+	s.cost(before, after, perMessage, v)
 	// A server that made something durable has committed; one whose counter stands still does not count.
 	if commits := after.commits - before.commits; before.counted && after.counted && commits > 0 {
 		v["commits"] = commits * perMessage
 	}
 	return res, nil
+}
+
+// cost fills in what a run has used.
+func (s *session) cost(before, after reading, perMessage float64, v Values) {
+	used, loadCPU := after.server.Sub(before.server), after.load-before.load
+	micros := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) * perMessage }
+	mib := func(n int64) float64 { return float64(n) / (1 << 20) }
+	known := used.CPU
+	if used.CPU >= 0 {
+		v["server_cpu_us"] = micros(used.CPU)
+	}
+	if used.PeakMemory > 0 {
+		v["peak_memory_mib"] = mib(used.PeakMemory)
+	}
+	written := used.Written
+	if after.stored {
+		store := after.store.Sub(before.store)
+		if store.CPU >= 0 && known >= 0 {
+			known += store.CPU
+			v["store_cpu_us"] = micros(store.CPU)
+			v["both_cpu_us"] = micros(known)
+		}
+		if store.PeakMemory > 0 {
+			v["store_peak_memory_mib"] = mib(store.PeakMemory)
+		}
+		if store.Written < 0 || written < 0 {
+			written = -1
+		} else {
+			written += store.Written
+		}
+	}
+	if written >= 0 {
+		v["written_bytes"] = float64(written) * perMessage
+	}
+	if before.flushes >= 0 && after.flushes >= 0 {
+		v["flushes"] = float64(after.flushes-before.flushes) * perMessage
+	}
+	v["load_cpu_us"] = micros(loadCPU)
+	if known > 0 {
+		v["load_cpu_share"] = 100 * float64(loadCPU) / float64(loadCPU+known)
+	}
+	if before.busy >= 0 && after.busy >= 0 && known >= 0 {
+		others := max(0, after.busy-before.busy-known-loadCPU)
+		capacity := after.at.Sub(before.at) * time.Duration(runtime.NumCPU())
+		v["other_cpu_share"] = 100 * float64(others) / float64(capacity)
+	}
 }
 
 // count fills in what became of the messages of a run.

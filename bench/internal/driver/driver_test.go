@@ -194,6 +194,8 @@ func (t *faultyTarget) AppendPublish(dst, body []byte, delay time.Duration) []by
 
 func (t *faultyTarget) PIDs() []int { return []int{os.Getpid()} }
 
+func (*faultyTarget) StorePIDs() []int { return nil }
+
 func (t *faultyTarget) Exited() <-chan struct{} { return t.exited }
 
 func (t *faultyTarget) Stop() error {

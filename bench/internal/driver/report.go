@@ -40,12 +40,17 @@ var metrics = []metric{
 	{"published_after_due", "published after due", 0},
 	{"send_lag_p99_ms", "generator behind p99, ms", 3},
 	{"server_cpu_us", "server CPU, µs/message", 1},
+	{"store_cpu_us", "store CPU, µs/message", 1},
+	{"both_cpu_us", "server and store CPU, µs/message", 1},
+	{"cpu_ratio", "  ratio to the relay's", 2},
 	{"load_cpu_us", "load and sink CPU, µs/message", 1},
 	{"load_cpu_share", "  share of all CPU, %", 1},
 	{"other_cpu_share", "machine taken by other processes, %", 1},
 	{"peak_memory_mib", "peak memory, MiB", 1},
+	{"store_peak_memory_mib", "peak memory of the store, MiB", 1},
 	{"written_bytes", "written, bytes/message", 0},
 	{"commits", "synced commits/message", 3},
+	{"flushes", "flushes of the disk (by anybody)/message", 3},
 	{"rejected", "refused for now (429, 503)", 0},
 	{"failed", "failed publishes", 0},
 	{"strays", "unknown deliveries", 0},
@@ -167,6 +172,13 @@ func (g *Group) relate(relay string, round int) {
 		}
 		if b := base["rate"]; g.Mode == modeClosed && b > 0 {
 			t.Values["relay_ratio"] = t.Values["rate"] / b
+		}
+		cpu, ok := t.Values["both_cpu_us"]
+		if !ok {
+			cpu = t.Values["server_cpu_us"]
+		}
+		if b := base["server_cpu_us"]; g.Mode == modeClosed && b > 0 {
+			t.Values["cpu_ratio"] = cpu / b
 		}
 		if unit := t.Values["synced_write_ms"]; g.Mode == modeLatency && unit > 0 {
 			t.Values["delivery_writes_above_relay"] = (t.Values["delivery_p50_ms"] - base["delivery_p50_ms"]) / unit

@@ -30,11 +30,16 @@ type Spec struct {
 	Probe func(ctx context.Context) bool
 	// Timeout bounds the start.
 	Timeout time.Duration
+	// User is the name of the user to run as; empty is this process's. Only root can choose another.
+	User string
+	// Abort makes Stop kill the child at once: what it would tidy up is thrown away.
+	Abort bool
 }
 
 // Child is a running process and its descendants, which are one process group. If this process dies, so do they.
 type Child struct {
 	cmd    *exec.Cmd
+	abort  bool
 	output *tail
 	ready  chan struct{}
 	exited chan struct{}
@@ -45,12 +50,16 @@ type Child struct {
 func Start(ctx context.Context, spec Spec) (*Child, error) {
 	c := &Child{
 		cmd:    exec.CommandContext(ctx, spec.Path, spec.Args...),
+		abort:  spec.Abort,
 		output: &tail{},
 		ready:  make(chan struct{}),
 		exited: make(chan struct{}),
 	}
 	c.cmd.Dir, c.cmd.Env = spec.Dir, spec.Env
 	isolate(c.cmd)
+	if err := runAs(c.cmd, spec.User); err != nil {
+		return nil, err
+	}
 	c.cmd.Cancel = func() error {
 		kill(c.cmd)
 		return nil
@@ -80,6 +89,20 @@ func Start(ctx context.Context, spec Spec) (*Child, error) {
 		return nil, errors.Join(err, c.Stop())
 	}
 	return c, nil
+}
+
+// Run runs a program to its end; of spec it uses what says what to run.
+func Run(ctx context.Context, spec Spec) error {
+	cmd := exec.CommandContext(ctx, spec.Path, spec.Args...)
+	cmd.Dir, cmd.Env = spec.Dir, spec.Env
+	isolate(cmd)
+	if err := runAs(cmd, spec.User); err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", spec.Path, err, out)
+	}
+	return nil
 }
 
 // read copies the output to c.output and watches for the ready line, until the output ends.
@@ -128,6 +151,11 @@ func (c *Child) Exited() <-chan struct{} { return c.exited }
 
 // Stop asks the child to end, kills it if it does not, and returns when it has ended.
 func (c *Child) Stop() error {
+	if c.abort {
+		kill(c.cmd)
+		<-c.exited
+		return nil
+	}
 	terminate(c.cmd)
 	select {
 	case <-c.exited:

@@ -6,10 +6,14 @@ import "time"
 type Usage struct {
 	// CPU is user and system time, of ended descendants too.
 	CPU time.Duration
-	// PeakMemory is the sum of the peaks of the resident sets, in bytes.
+	// PeakMemory is the sum of the peaks of the resident sets, in bytes. Memory that processes share (as the buffers of
+	// a database) counts once.
 	PeakMemory int64
 	// Written is the number of bytes handed to the block layer.
 	Written int64
+
+	// shared is the part of the resident set that is shared memory.
+	shared int64
 }
 
 // Unknown is the usage of a process that cannot be read.

@@ -20,6 +20,7 @@ func Of(pids ...int) (Usage, error) {
 		return Unknown, err
 	}
 	var total Usage
+	var shared int64 // the largest part of a process that others may share
 	for pid := range parents {
 		if !descends(pid, pids, parents) {
 			continue
@@ -32,13 +33,15 @@ func Of(pids ...int) (Usage, error) {
 			return Unknown, err
 		}
 		total.CPU += u.CPU
-		total.PeakMemory += u.PeakMemory
+		total.PeakMemory += u.PeakMemory - u.shared
+		shared = max(shared, u.shared)
 		if u.Written < 0 || total.Written < 0 {
 			total.Written = -1
 		} else {
 			total.Written += u.Written
 		}
 	}
+	total.PeakMemory += shared
 	for _, pid := range pids {
 		if _, ok := parents[pid]; !ok {
 			return Unknown, fmt.Errorf("process %d is gone", pid)
@@ -138,6 +141,9 @@ func read(pid int) (Usage, error) {
 	}
 	if kib := field(status, "VmHWM:"); kib > 0 {
 		u.PeakMemory = kib << 10
+	}
+	if kib := field(status, "RssShmem:"); kib > 0 {
+		u.shared = kib << 10
 	}
 	// A process of another user shows no io.
 	u.Written = -1

@@ -23,13 +23,16 @@ func (Relay) Name() string { return "relay" }
 // Durability implements Adapter.
 func (Relay) Durability() string { return "none: the message is in memory only" }
 
+// Missing says that nothing is.
+func (Relay) Missing() error { return nil }
+
 // Start implements Adapter.
 func (Relay) Start(ctx context.Context, dir, sinkURL string) (Target, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this binary: %w", err)
 	}
-	child, addr, err := startServer(ctx, self, dir, func(port string) []string {
+	child, addr, err := startServer(ctx, self, dir, nil, func(port string) []string {
 		return []string{RelayCommand, "127.0.0.1:" + port}
 	})
 	if err != nil {

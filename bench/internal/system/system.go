@@ -30,8 +30,10 @@ type Adapter interface {
 // Target is a running system.
 type Target interface {
 	load.Publisher
-	// PIDs are the processes whose descendants, with them, are the system.
+	// PIDs are the processes whose descendants, with them, are the server.
 	PIDs() []int
+	// StorePIDs are the same for a store that is a process of its own.
+	StorePIDs() []int
 	// Exited is closed if the system ends.
 	Exited() <-chan struct{}
 	// Stop ends the system.
@@ -44,14 +46,43 @@ type CommitCounter interface {
 	Commits(ctx context.Context) (float64, bool)
 }
 
+// Item is one message of a batch.
+type Item struct {
+	// Destination is where it goes; empty is the sink.
+	Destination string
+	// Queue is the queue it waits in; empty for none.
+	Queue string
+	Delay time.Duration
+	Body  []byte
+}
+
+// Batcher is a Target that takes many messages in one request.
+type Batcher interface {
+	// AppendBatch appends to dst the complete request that publishes items.
+	AppendBatch(dst []byte, items []Item) ([]byte, error)
+}
+
+// Scaler is a Target of which it can be measured what messages cost that wait.
+type Scaler interface {
+	Target
+	Batcher
+	// AppendTo appends to dst the complete request that publishes body to a destination other than the sink.
+	AppendTo(dst []byte, destination string, body []byte) []byte
+	// Pause makes a queue in which messages wait until Resume.
+	Pause(ctx context.Context, queue string, parallelism int) error
+	Resume(ctx context.Context, queue string) error
+	// Restart stops the server, calls pause, and starts it again on the same store. Its address may change.
+	Restart(ctx context.Context, pause func() error) error
+}
+
 // startTimeout bounds the start of a system.
-const startTimeout = 30 * time.Second
+const startTimeout = time.Minute
 
 var readyLine = regexp.MustCompile(`(?i)runn+ing( at|\.)`)
 
 // startServer starts a server that is told its port on the command line, trying again if another process took the
 // port in between.
-func startServer(ctx context.Context, path, dir string, args func(port string) []string) (*proc.Child, string, error) {
+func startServer(ctx context.Context, path, dir string, env []string, args func(port string) []string) (*proc.Child, string, error) {
 	var err error
 	for range 3 {
 		var port string
@@ -64,7 +95,7 @@ func startServer(ctx context.Context, path, dir string, args func(port string) [
 			Path:    path,
 			Args:    args(port),
 			Dir:     dir,
-			Env:     environment(),
+			Env:     append(environment(), env...),
 			Ready:   readyLine,
 			Probe:   func(ctx context.Context) bool { return probe(ctx, "http://"+addr+"/readyz") },
 			Timeout: startTimeout,
