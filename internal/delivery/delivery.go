@@ -145,17 +145,31 @@ func (d *Deliverer) request(ctx context.Context, m *posthaste.Message, retried i
 	if m.CallerIP != "" {
 		h[wire.HeaderCallerIP] = own[5:6:6]
 	}
-	req := &http.Request{
-		Method: m.Method, URL: u, Host: u.Host, Header: h, ContentLength: int64(len(m.Body)),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	req, err := http.NewRequestWithContext(ctx, m.Method, "", nil)
+	if err != nil {
+		return nil, err
 	}
+	req.URL, req.Host, req.Header = u, u.Host, h
 	if len(m.Body) > 0 {
+		req.ContentLength = int64(len(m.Body))
 		// A request of which nothing was written, because a kept connection was closed, may be sent on a new one.
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Body)), nil }
-		req.Body = io.NopCloser(bytes.NewReader(m.Body))
+		req.GetBody = func() (io.ReadCloser, error) { return newBody(m.Body), nil }
+		req.Body = newBody(m.Body)
 	}
-	return req.WithContext(ctx), nil
+	return req, nil
 }
+
+// body is the body of a request.
+type body struct{ bytes.Reader }
+
+func newBody(data []byte) *body {
+	b := &body{}
+	b.Reset(data)
+	return b
+}
+
+// Close implements [io.Closer].
+func (*body) Close() error { return nil }
 
 var userAgent = []string{wire.UserAgent}
 

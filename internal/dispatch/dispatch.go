@@ -367,7 +367,7 @@ func lateness(m *posthaste.Message, a *posthaste.Attempt) time.Duration {
 
 // persist submits an operation until it is durable. While the store cannot commit it tries again, until work ends.
 func (d *Dispatcher) persist(work context.Context, t *store.Ticket, op store.Op) error {
-	ctx := context.WithoutCancel(work)
+	ctx := context.Background() // what has happened is recorded even if the attempts of this life are cut off
 	wait := 20 * time.Millisecond
 	for {
 		err := d.engine.Do(ctx, lane(t), op)
