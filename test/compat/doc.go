@@ -4,7 +4,8 @@
 //
 // Every file of tests in js and python gets a server of its own and runs in a process of its own. The tests need Node and
 // Python with the packages that js/package-lock.json and python/requirements.txt name: npm ci --prefix test/compat/js, and
-// pip install -r test/compat/python/requirements.txt for the python3 that is first in PATH. Without them they are skipped,
+// pip install -r test/compat/python/requirements.txt for the python3 that is first in PATH. The description of the API is tried with the
+// programs of openapi/requirements.txt. Without them they are skipped,
 // or fail when CI=true. They run with:
 //
 //	go test -tags compat ./test/compat/...
