@@ -12,7 +12,7 @@ SCALE     ?= 200000
 HISTORIES ?= 20000
 
 # The tags of tests that need more than Go; linters look behind them too.
-TAGS := compat,crash,fault,scale
+TAGS := compat,crash,fault,nodes,scale
 
 .DEFAULT_GOAL := help
 
@@ -71,6 +71,12 @@ DAYS := TestRetryTimes|TestRetention|TestLogFilters|TestLogPages|TestSchedules|T
 postgres: ## run the suites of the API and of the SDKs on PostgreSQL
 	POSTHASTE_TEST_STORE=postgres $(GO) test -count=1 -skip '$(DAYS)|^Fuzz' ./internal/httpapi
 	POSTHASTE_TEST_STORE=postgres $(GO) test -count=1 -tags compat ./test/compat/...
+
+MESSAGES ?= 20000
+
+.PHONY: nodes
+nodes: ## kill, stop and crash nodes over a database under MESSAGES messages
+	$(GO) test -count=1 -tags nodes ./test/nodes/... -messages $(MESSAGES)
 
 .PHONY: compat
 compat: ## drive a server with the official SDKs

@@ -144,10 +144,7 @@ func (a *app) serveCommand() *cobra.Command {
 		if err := load(&s.settings, &s, fs, file, a.environ, false); err != nil {
 			return err
 		}
-		switch {
-		case s.Store != "" && s.Data != "":
-			return posthaste.Errorf(posthaste.CodeInvalid, "data and store are both set: a server keeps everything in one of them")
-		case s.Store == "" && s.Data == "":
+		if s.Store == "" && s.Data == "" {
 			s.Data = defaults.Data
 		}
 		return a.serve(cmd.Context(), s)

@@ -128,6 +128,9 @@ func (s *settings) server(dev bool) (server.Config, error) {
 	if s.MissedTicks != skipMissed && s.MissedTicks != fireMissed {
 		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "missed-ticks: %q is none of skip, once", s.MissedTicks)
 	}
+	if s.Store != "" && s.Data != "" {
+		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "data and store are both set: a server keeps everything in one of them")
+	}
 	if s.Lease < time.Second {
 		return server.Config{}, posthaste.Errorf(posthaste.CodeInvalid, "lease: %v is shorter than a second", s.Lease)
 	}

@@ -95,9 +95,11 @@ type Dispatcher struct {
 // life is the time between joining the store and losing the lease, or the stop.
 type life struct {
 	node  store.NodeEpoch
-	lease store.Lease     // keepLease's own
-	work  context.Context // ends when the attempts of this life are to be cut off
-	cut   context.CancelCauseFunc
+	lease store.Lease // keepLease's own
+	// sure is until when nobody else can take its claims over, and some time more.
+	sure atomic.Pointer[time.Time]
+	work context.Context // ends when the attempts of this life are to be cut off
+	cut  context.CancelCauseFunc
 }
 
 // errShutdown is why attempts are cut off at a stop.
@@ -144,11 +146,13 @@ func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.N
 
 // Join takes the node's lease. Nothing can be claimed before.
 func (d *Dispatcher) Join(ctx context.Context) error {
+	asked := time.Now()
 	lease, err := d.engine.Join(ctx, d.cfg.Node)
 	if err != nil {
 		return err
 	}
 	l := &life{node: lease.NodeEpoch, lease: lease}
+	d.renewed(l, asked)
 	l.work, l.cut = context.WithCancelCause(context.Background())
 	d.life.Store(l)
 	d.wakeLoop()
@@ -168,7 +172,7 @@ func (d *Dispatcher) Activity() (inFlight int, claims uint64) {
 // Reserve sets room aside for up to n attempts that an operation may claim. The caller hands it back with [Dispatcher.Begin].
 func (d *Dispatcher) Reserve(n int) ledger.Node {
 	l := d.life.Load()
-	if l == nil || d.stop.Load() {
+	if l == nil || d.stop.Load() || l.lapsed() {
 		return ledger.Node{}
 	}
 	node := d.node(l)
@@ -197,6 +201,19 @@ func (d *Dispatcher) of(t *store.Ticket) *life {
 		return l
 	}
 	return overLife
+}
+
+// renewed notes that the lease was asked for at a moment and granted.
+func (d *Dispatcher) renewed(l *life, asked time.Time) {
+	sure := asked.Add(d.cfg.Node.TTL * 2 / 3)
+	l.sure.Store(&sure)
+}
+
+// lapsed reports whether the lease was not renewed in time, as far as the node can tell without asking. A process that was stopped
+// and goes on finds out by this before it sends anything.
+func (l *life) lapsed() bool {
+	sure := l.sure.Load()
+	return sure == nil || time.Now().After(*sure)
 }
 
 // overLife stands for every life that is over.
@@ -310,6 +327,11 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		}
 	}
 	d.hook("mid-attempt")
+	if l.lapsed() {
+		d.attemptEnded(t, "", "")
+		d.release(t, true) // nothing comes of it if others have the claim by now
+		return nil, room
+	}
 	res := d.send.Attempt(l.work, m, t.Attempt)
 	if res == nil {
 		d.attemptEnded(t, "", "")

@@ -69,13 +69,15 @@ func (d *Dispatcher) keepLease(ctx context.Context) {
 		case <-tick.C:
 		}
 		l := d.life.Load()
+		asked := time.Now()
 		renew, cancel := context.WithTimeout(ctx, max(ttl*2/3-time.Since(renewed), time.Millisecond))
 		lease, err := d.engine.Renew(renew, l.lease)
 		cancel()
 		switch {
 		case err == nil:
 			l.lease = lease
-			renewed = time.Now()
+			renewed = asked
+			d.renewed(l, asked)
 		case ctx.Err() != nil:
 			return
 		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) >= ttl*2/3:

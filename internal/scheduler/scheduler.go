@@ -35,6 +35,7 @@ type timekeeper interface {
 // Config sets a Scheduler up.
 type Config struct {
 	FireMissed bool                                          // ticks of a downtime fire once, together; otherwise they are skipped
+	Shared     bool                                          // other nodes fire them, too, so that this one's start was no downtime
 	Poll       time.Duration                                 // the longest wait between two looks into the store; 0: 1 s
 	Ticked     func(tenant posthaste.TenantID, messages int) // told of each tick that fired; nil: nobody is
 	Logger     *slog.Logger
@@ -157,7 +158,7 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 	}
 	expr = expr.WithAnchor(r.Anchor)
 	f := &ledger.Firing{Ref: t.TickRef, Rev: t.Rev, At: t.Next, Next: expr.Next(t.Next).UTC()}
-	if t.Next.Before(s.since) || now.Sub(t.Next) > maxLate {
+	if t.Next.Before(s.since) && !s.cfg.Shared || now.Sub(t.Next) > maxLate {
 		f.Next = expr.Next(now).UTC()
 		f.Skip = !s.cfg.FireMissed
 	}

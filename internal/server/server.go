@@ -195,7 +195,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		s.activity = activity.New(engine, s.clock.Now)
 	}
 	s.sched = scheduler.New(engine, s.dir, s.clock, nonces, s.disp, scheduler.Config{
-		FireMissed: cfg.FireMissed, Poll: cfg.Poll, Ticked: s.ticked, Logger: s.log,
+		FireMissed: cfg.FireMissed, Shared: cfg.Database.URL != "" && !cfg.Database.OwnClock, Poll: cfg.Poll, Ticked: s.ticked, Logger: s.log,
 	})
 	cfg.Broker.Logger = s.log
 	cfg.Broker.Scheduled, cfg.Broker.Accepted = s.sched.Wake, s.accepted
@@ -318,6 +318,9 @@ func (s *Server) admitUsers(ctx context.Context) error {
 			}
 		}
 		made, err := admin.CreateTenant(ctx, u)
+		if posthaste.CodeOf(err) == posthaste.CodeConflict && s.cfg.Database.URL != "" {
+			continue // another node started at the same time and was quicker
+		}
 		if err != nil {
 			return fmt.Errorf("create the first tenant: %w", err)
 		}

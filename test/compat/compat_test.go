@@ -79,7 +79,7 @@ func (s *server) environ(more ...string) []string {
 func start(t *testing.T, args ...string) *server {
 	t.Helper()
 	var none *server
-	if postgrestest.Chosen() {
+	if postgrestest.Chosen() && !slices.Contains(args, "--store") {
 		args = append([]string{"--store", postgrestest.Schema(t)}, args...)
 	}
 	cmd := exec.Command(binary, append([]string{"dev", "--port", "0"}, args...)...)

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/posthaste/posthaste/internal/store/postgres/postgrestest"
 )
 
 // The tests of this file make the requests of the library for Go as net/http puts them on the wire, and read the answers
@@ -791,10 +793,13 @@ func TestAnswers(t *testing.T) {
 // TestReadOnlyToken checks that a token that may only read is refused everything else.
 func TestReadOnlyToken(t *testing.T) {
 	t.Parallel()
-	data := filepath.Join(t.TempDir(), "posthaste.db")
-	s := start(t, "--data", data)
+	flag, data := "--data", filepath.Join(t.TempDir(), "posthaste.db")
+	if postgrestest.Chosen() {
+		flag, data = "--store", postgrestest.Schema(t)
+	}
+	s := start(t, flag, data)
 	id := s.publish(t, "https://example.com", later, "")
-	cmd := exec.CommandContext(t.Context(), binary, "token", "create", "--scope", "read", "--data", data)
+	cmd := exec.CommandContext(t.Context(), binary, "token", "create", "--scope", "read", flag, data)
 	cmd.Env = s.environ()
 	out, err := cmd.Output()
 	if err != nil {

@@ -189,6 +189,8 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		return nil, posthaste.Wrap(posthaste.CodeInvalid, "read the connection string", err)
 	}
 	pool.MaxConns = int32(cfg.PoolSize)
+	// A read that meets a connection that died goes on with another one, so only those that rested for long are tried before.
+	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > time.Minute }
 	pool.ConnConfig.DefaultQueryExecMode = e.mode
 	pool.ConnConfig.Tracer = cfg.trace
 	if pool.ConnConfig.ConnectTimeout == 0 {
