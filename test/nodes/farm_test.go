@@ -64,7 +64,13 @@ type incident struct {
 // start starts so many nodes over a database of their own.
 func start(t *testing.T, n int, o postgrestest.Options, flags ...string) *farm {
 	t.Helper()
-	f := &farm{t: t, db: postgrestest.Start(t, o), http: &http.Client{
+	return startOn(t, n, postgrestest.Start(t, o), flags...)
+}
+
+// startOn starts so many nodes over a database.
+func startOn(t *testing.T, n int, db *postgrestest.Cluster, flags ...string) *farm {
+	t.Helper()
+	f := &farm{t: t, db: db, http: &http.Client{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256},
 		Timeout:   20 * time.Second,
 	}}
