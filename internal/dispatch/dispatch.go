@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -256,6 +257,11 @@ func (d *Dispatcher) Begin(node ledger.Node, out *ledger.Outcome) {
 		d.start(s)
 	}
 	d.try(out.Next)
+	if len(out.Started) == 1 && d.InFlight() == 1 {
+		// The attempt is to run on this processor now, and not after its caller has written an answer or when another processor
+		// has woken up, which takes longer than to send the request.
+		runtime.Gosched()
+	}
 }
 
 // idleWorkers bounds the goroutines that wait for an attempt to make. A new one would have to grow its stack for each.
