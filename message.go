@@ -43,6 +43,9 @@ type Message struct {
 	// ClaimedAtOnce says that the first attempt began with the acceptance, so its ACTIVE entry has the time CreatedAt.
 	ClaimedAtOnce bool
 
+	// Stripped says that retention dropped what only its delivery needed: the body and headers. The rest is there for the log.
+	Stripped bool
+
 	// A message may belong to a run of a durable workflow. Nothing sets these yet.
 	Run      string
 	Sequence int64

@@ -45,6 +45,7 @@ type timekeeper interface {
 // Config sets a Broker up. The figures are those of the preset; a tenant's plan may set smaller ones.
 type Config struct {
 	Retries          int                                    // of messages that set none
+	Retention        Retention                              // of what has ended
 	MaxRetries       int                                    // that a message may set; 0: 999
 	MaxDelay         time.Duration                          // 0: unlimited
 	MaxTimeout       time.Duration                          // longer ones are cut to it; 0: 2 h

@@ -21,7 +21,7 @@ func (b *Broker) Message(ctx context.Context, p *directory.Principal, id posthas
 	if err != nil {
 		return nil, err
 	}
-	if m == nil {
+	if m == nil || m.Stripped {
 		return nil, notFound("message %s not found", id)
 	}
 	return m, nil
@@ -183,6 +183,9 @@ func (b *Broker) choose(ctx context.Context, tickets []*store.Ticket, f *wire.Ca
 
 // Logs returns a page of log entries and the cursor of the next one, if there may be one.
 func (b *Broker) Logs(ctx context.Context, p *directory.Principal, f wire.LogFilter) ([]*posthaste.LogEntry, string, error) {
+	if from := b.logFrom(p); f.From.Before(from) {
+		f.From = from
+	}
 	return history.Page(ctx, b.engine, p.Tenant.ID, f)
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // bulkStep is how many messages one step of a bulk request changes. Whatever arrives meanwhile waits for the step.
-const bulkStep = 40
+const bulkStep = 25
 
 // maxRest bounds the pause between two steps.
 const maxRest = 250 * time.Millisecond

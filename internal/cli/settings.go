@@ -51,7 +51,8 @@ type settings struct {
 	MaxPerHost       int           `config:"max-per-host" desc:"attempts of one tenant to one host at a time; 0 for half of max-in-flight"`
 	CircuitBreaker   bool          `config:"circuit-breaker" desc:"hold messages to hosts that fail to answer back, and probe such hosts"`
 	Grace            time.Duration `config:"grace" desc:"time for running requests and attempts when the server stops"`
-	Retention        time.Duration `config:"retention" desc:"how long finished messages and their log are kept; 0 for ever"`
+	Retention        time.Duration `config:"retention" desc:"how long finished messages are kept; 0 for ever"`
+	LogRetention     time.Duration `config:"log-retention" desc:"how long their log is kept; 0 for as long as they are"`
 	DLQRetention     time.Duration `config:"dlq-retention" desc:"how long dead letters are kept; 0 for ever"`
 	MissedTicks      string        `config:"missed-ticks" desc:"schedules whose ticks fell into a downtime: skip, or once to fire them once"`
 	ResolveOnPublish bool          `config:"resolve-on-publish" desc:"look host names up when a message is published, and refuse what cannot be delivered"`
@@ -158,14 +159,15 @@ func (s *settings) server(dev bool) (server.Config, error) {
 		API: httpapi.Config{
 			MaxBatch: int64(s.MaxBatch), Budget: int64(s.BodyBudget), TrustedProxies: s.TrustedProxies, Origins: s.CORSOrigins,
 		},
-		MaxInFlight: s.MaxInFlight,
-		MaxPerHost:  s.MaxPerHost,
-		BreakHosts:  s.CircuitBreaker,
-		Grace:       s.Grace,
-		FireMissed:  s.MissedTicks == fireMissed,
-		Retention:   s.Retention,
-		DeadLetters: s.DLQRetention,
-		Dev:         dev,
-		Console:     s.Console,
+		MaxInFlight:  s.MaxInFlight,
+		MaxPerHost:   s.MaxPerHost,
+		BreakHosts:   s.CircuitBreaker,
+		Grace:        s.Grace,
+		FireMissed:   s.MissedTicks == fireMissed,
+		Retention:    s.Retention,
+		LogRetention: s.LogRetention,
+		DeadLetters:  s.DLQRetention,
+		Dev:          dev,
+		Console:      s.Console,
 	}, nil
 }

@@ -129,7 +129,7 @@ func (t *Tools) unconfigure(ctx context.Context, p *directory.Principal) error {
 // twice, because the server's own retention may stand in the middle of a walk.
 func (t *Tools) trim(ctx context.Context) error {
 	soon := t.Now().Add(time.Second)
-	p := store.TrimParams{Now: farthest, Messages: soon, Dead: soon, Limit: 1000}
+	p := store.TrimParams{Now: farthest, Keep: store.Keep{Messages: soon, Dead: soon}, Limit: 1000}
 	for walks := 0; walks < 2; {
 		more, err := t.deps.Engine.Trim(ctx, p)
 		if err != nil {

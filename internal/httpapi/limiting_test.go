@@ -317,6 +317,74 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// TestRetentionOfKinds: messages, their log and dead letters are kept for times of their own, and by a tenant's plan no longer than
+// that says.
+func TestRetentionOfKinds(t *testing.T) {
+	const unit, day = time.Hour, 24 * time.Hour
+	for _, tt := range []struct {
+		name               string
+		content, log, dead time.Duration
+		plan               string
+		// After each unit, or day with a plan: whether the message, its log, and the dead letter with its content are there.
+		want []string
+	}{
+		{"content shorter", unit + unit/2, 4*unit + unit/2, 2*unit + unit/2, "", []string{"message log dead", "log dead", "log", "log", ""}},
+		{"log shorter", 3*unit + unit/2, unit + unit/2, 2*unit + unit/2, "", []string{"message log dead", "message dead", "message", ""}},
+		{"log as long", 2*unit + unit/2, 0, unit + unit/2, "", []string{"message log dead", "message log", ""}},
+		{"for ever", 0, 0, 0, "", []string{"message log dead", "message log dead", "message log dead", "message log dead", "message log dead"}},
+		{"dead letters longer", unit + unit/2, 0, 3*unit + unit/2, "", []string{"message log dead", "dead", "dead", ""}},
+		{"plan", 30 * day, 0, 30 * day, "free", []string{"message log dead", "message log dead", ""}},
+		{"plan above", day / 2, 0, day / 2, "free", []string{""}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := stackConfig{plan: tt.plan}
+			cfg.Retention, cfg.LogRetention, cfg.DeadLetters = tt.content, tt.log, tt.dead
+			inBubble(t, cfg, func(t *testing.T, s *stack) {
+				s.dest.answers(func(r *received) answer {
+					if strings.Contains(r.url, "fails") {
+						return answer{status: 500}
+					}
+					return answer{}
+				})
+				id := s.publish("/v2/publish/https://a.test", "secret", "Upstash-Forward-X: secret", "Upstash-Label: l")
+				s.publish("/v2/publish/https://fails.test", "body", "Upstash-Retries: 0")
+				for i, want := range tt.want {
+					if s.sleep(unit + time.Minute); tt.plan != "" {
+						s.sleep(day - unit)
+					}
+					var got []string
+					if r := s.send(step{do: "GET /v2/messages/" + id}); r.status == 200 {
+						got = append(got, "message")
+					}
+					logs := 0
+					for _, path := range []string{"/v2/events?messageId=" + id, "/v2/events?label=l"} {
+						r := s.get(path)
+						logs += len(r.list(t, "events"))
+						if slices.Equal(got, []string{}) && strings.Contains(r.body, "c2VjcmV0") {
+							t.Errorf("after %d: got %s, want no content of a message that is gone", i+1, r.body)
+						}
+					}
+					switch logs {
+					case 0:
+					case 6:
+						got = append(got, "log")
+					default:
+						t.Errorf("after %d: got %d entries in two lists, want 6 or none", i+1, logs)
+					}
+					if dead := s.get("/v2/dlq").list(t, "messages"); len(dead) == 1 && dead[0]["body"] == "body" {
+						got = append(got, "dead")
+					} else if len(dead) > 0 {
+						t.Errorf("after %d: got dead letters %v, want one with its content", i+1, dead)
+					}
+					if got := strings.Join(got, " "); got != want {
+						t.Errorf("after %d: got %q, want %q", i+1, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestSeveralKeys: a message may name several keys, whose limits all hold, and be more or less urgent than others that wait.
 func TestSeveralKeys(t *testing.T) {
 	inBubble(t, stackConfig{}, func(t *testing.T, s *stack) {

@@ -69,8 +69,8 @@ type Config struct {
 	BreakHosts  bool          // block hosts that fail to answer, and probe them
 	Grace       time.Duration // for requests and attempts at a stop
 	FireMissed  bool          // ticks of schedules that fell into a downtime fire once; otherwise they are skipped
-	Retention   time.Duration // of finished messages and their log; 0: for ever
-	DeadLetters time.Duration // retention of dead letters; 0: for ever
+	// How long finished messages are kept, their log, and dead letters; 0: for ever, but the log as long as the messages.
+	Retention, LogRetention, DeadLetters time.Duration
 
 	// Poll is the longest time between two looks for due work; 0: 1 s. What this node makes due is never waited for.
 	Poll   time.Duration
@@ -198,6 +198,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		FireMissed: cfg.FireMissed, Shared: cfg.Database.URL != "" && !cfg.Database.OwnClock, Poll: cfg.Poll, Ticked: s.ticked, Logger: s.log,
 	})
 	cfg.Broker.Logger = s.log
+	cfg.Broker.Retention = broker.Retention{Content: cfg.Retention, Log: cfg.LogRetention, DeadLetters: cfg.DeadLetters}
 	cfg.Broker.Scheduled, cfg.Broker.Accepted = s.sched.Wake, s.accepted
 	s.broker = broker.New(broker.Deps{
 		Engine: engine, Directory: s.dir, URLs: guard, Clock: s.clock, Nonces: nonces, Starter: s.disp, Hosts: s.disp,
@@ -470,20 +471,25 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 // retain drops what is older than the retention, in small steps with pauses, so that nothing waits for it.
 func (s *Server) retain(ctx context.Context) error {
 	const step, pause, round = 200, 20 * time.Millisecond, time.Minute
+	var p store.TrimParams
+	more := false // of the round that p is for
 	for {
-		p := store.TrimParams{Now: s.clock.Now(), Limit: step}
-		if s.cfg.Retention > 0 {
-			p.Messages = p.Now.Add(-s.cfg.Retention)
+		var err error
+		if !more {
+			p, err = s.broker.TrimParams(ctx)
+			p.Limit = step
 		}
-		if s.cfg.DeadLetters > 0 {
-			p.Dead = p.Now.Add(-s.cfg.DeadLetters)
+		if err == nil {
+			more, err = s.engine.Trim(ctx, p)
 		}
-		more, err := s.engine.Trim(ctx, p)
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn("retention step failed", "err", err)
+		if err != nil {
+			more = false
+			if ctx.Err() == nil {
+				s.log.Warn("retention step failed", "err", err)
+			}
 		}
 		wait := round
-		if more && err == nil {
+		if more {
 			wait = pause
 		}
 		select {

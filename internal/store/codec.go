@@ -48,7 +48,8 @@ func AppendMessage(b []byte, m *posthaste.Message) []byte {
 	b = appendString(b, 24, string(m.Source))
 	b = appendString(b, 25, m.Run)
 	b = appendInt(b, 26, m.Sequence)
-	return appendString(b, 27, m.CallType)
+	b = appendString(b, 27, m.CallType)
+	return appendBool(b, 28, m.Stripped)
 }
 
 // DecodeMessage sets the fields of m that the record holds. Those that [AppendMessage] leaves out keep their values; the
@@ -111,6 +112,8 @@ func DecodeMessage(b []byte, m *posthaste.Message) error {
 			m.Sequence = r.int()
 		case 27<<1 | 1:
 			m.CallType = r.text
+		case 28 << 1:
+			m.Stripped = r.num != 0
 		}
 	}
 	return r.err()

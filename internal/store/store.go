@@ -387,12 +387,54 @@ type Hint struct {
 	Due   time.Time
 }
 
-// TrimParams bounds a step of retention. A zero time keeps that kind for ever.
+// TrimParams bounds a step of retention.
 type TrimParams struct {
-	Now      time.Time // of the server's clock
-	Messages time.Time // content and log entries of messages that ended before
-	Dead     time.Time // dead letters made before
-	Limit    int       // rows a step
+	Now time.Time // of the server's clock
+	Keep
+	Tenants map[posthaste.TenantID]Keep // of those that have bounds of their own
+	Limit   int                         // rows a step
+}
+
+// Keep says how far back things are kept. A zero time keeps that kind for ever. What is pending stays, and so does a message that
+// a dead letter or a schedule's last tick names.
+type Keep struct {
+	Messages time.Time // messages that ended before go, with their log
+	Content  time.Time // what the log does not need of messages that ended before goes; see [Strip]
+	Dead     time.Time // dead letters made before go
+}
+
+// Of returns the bounds of a tenant.
+func (p *TrimParams) Of(tenant posthaste.TenantID) Keep {
+	if k, ok := p.Tenants[tenant]; ok {
+		return k
+	}
+	return p.Keep
+}
+
+// Strips reports whether anything is to be stripped.
+func (p *TrimParams) Strips() bool {
+	for _, k := range p.Tenants {
+		if !k.Content.IsZero() {
+			return true
+		}
+	}
+	return !p.Content.IsZero()
+}
+
+// Strip drops what the log does not need of a message that has ended. It reports whether there was anything left to drop.
+func Strip(m *posthaste.Message) bool {
+	if m.Stripped {
+		return false
+	}
+	m.Stripped, m.Header, m.Body = true, nil, nil
+	for _, c := range []**posthaste.Callback{&m.Callback, &m.FailureCallback} {
+		if *c != nil {
+			bare := **c
+			bare.Header = nil
+			*c = &bare
+		}
+	}
+	return true
 }
 
 // Page bounds a listing.

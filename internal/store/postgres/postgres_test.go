@@ -474,7 +474,7 @@ func exercise(t *testing.T, e *postgres.Engine) {
 	}
 	check(e.Forget(ctx, l.NodeEpoch))
 	for more := true; more; {
-		more, err = e.Trim(ctx, store.TrimParams{Now: time.Now().Add(time.Hour), Messages: time.Now().Add(time.Hour), Dead: time.Now().Add(time.Hour), Limit: 100})
+		more, err = e.Trim(ctx, store.TrimParams{Now: time.Now().Add(time.Hour), Keep: store.Keep{Messages: time.Now().Add(time.Hour), Dead: time.Now().Add(time.Hour)}, Limit: 100})
 		check(err)
 	}
 	list, err = e.MessageList(ctx, tenant, "", store.Page{Limit: 10})

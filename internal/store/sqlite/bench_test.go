@@ -183,7 +183,7 @@ func BenchmarkTrim(b *testing.B) {
 		e.DoAll(ops, errs)
 	}
 	clock.advance(time.Hour)
-	p := store.TrimParams{Now: clock.Now(), Messages: clock.Now(), Limit: 500}
+	p := store.TrimParams{Now: clock.Now(), Keep: store.Keep{Messages: clock.Now()}, Limit: 500}
 	b.ReportAllocs()
 	start, steps := cpu(), 0
 	b.ResetTimer()

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -23,16 +24,29 @@ type trims struct {
 	expired, dropDedup      stmt
 	oldQuota, dropQuota     stmt
 	deadTenant, oldDead     stmt
-	oldMessages             stmt
+	walkTenant, oldMessages stmt
 	named, lastLog          stmt
-	dropMessage             stmt
+	dropMessage, strip      stmt
 	dropAttempts, dropMarks stmt
 	allGates, dropGate      stmt
 
-	// afterMessage is the n of the message looked at last: what is still pending is not looked at again in every step, but
-	// when the walk begins anew.
-	afterMessage int64
-	afterGate    store.GateRef
+	// Where the walks over messages stopped: what is still pending is not looked at again in every step, but when a walk begins
+	// anew.
+	removing, stripping walk
+	strippedAll         time.Time // when stripping began at the oldest messages
+	afterGate           store.GateRef
+}
+
+// stripAll is how often the walk that strips begins at the oldest message again.
+const stripAll = time.Hour
+
+// walk is a position in the order of tenants and ids.
+type walk struct {
+	tenant int64
+	id     string
+	begun  bool
+	// done, unless it is nil, tells up to which id each tenant's messages have been looked at and need not be again.
+	done map[int64]string
 }
 
 func newTrims(c *conn) trims {
@@ -45,13 +59,14 @@ func newTrims(c *conn) trims {
 		deadTenant: p("SELECT tenant FROM dead_letters WHERE tenant > ? ORDER BY tenant LIMIT 1"),
 		oldDead:    p("SELECT ms, seq FROM dead_letters WHERE tenant = ? AND ms < ? ORDER BY ms, seq LIMIT +?"),
 
-		// The order of n is that of acceptance, but for a clock that was set back, which no id shows.
-		oldMessages: p("SELECT n, tenant, id FROM messages WHERE n > ? ORDER BY n LIMIT +?"),
+		walkTenant:  p("SELECT tenant FROM messages WHERE tenant > ? ORDER BY tenant LIMIT 1"),
+		oldMessages: p("SELECT n, id, head FROM messages WHERE tenant = ? AND id > ? AND id < ? ORDER BY id LIMIT +?"),
 		named: p("SELECT 1 WHERE EXISTS (SELECT 1 FROM claims WHERE id = ?1) OR EXISTS (SELECT 1 FROM tickets WHERE id = ?1) " +
 			"OR EXISTS (SELECT 1 FROM dead_letters WHERE message = ?1)"),
 		lastLog: p("SELECT max(coalesce((SELECT max(ended) FROM attempts WHERE n BETWEEN ?3 << 20 AND (?3 << 20) + 1048575), 0), " +
 			"coalesce((SELECT max(at) FROM marks WHERE tenant = ?1 AND id = ?2), 0))"),
 		dropMessage:  p("DELETE FROM messages WHERE n = ?"),
+		strip:        p("UPDATE messages SET head = ?, body = x'' WHERE n = ?"),
 		dropAttempts: p("DELETE FROM attempts WHERE n BETWEEN ?1 << 20 AND (?1 << 20) + 1048575"),
 		dropMarks:    p("DELETE FROM marks WHERE tenant = ? AND id = ?"),
 
@@ -83,7 +98,7 @@ func (w *writer) trim(p *store.TrimParams) (more bool, err error) {
 	t := &trimStep{writer: w, p: p, left: p.Limit, stop: time.Now().Add(trimTime)}
 	// Whatever a step does not come to, the next one does: each part removes what it finds, so the parts before it are soon
 	// done with.
-	for _, part := range []func() (bool, error){t.dedupEntries, t.quotas, t.deadLetters, t.messages, t.emptyGates} {
+	for _, part := range []func() (bool, error){t.dedupEntries, t.quotas, t.deadLetters, t.messages, t.contents, t.emptyGates} {
 		if t.over() {
 			return true, nil
 		}
@@ -159,9 +174,6 @@ func (t *trimStep) quotas() (more bool, err error) {
 }
 
 func (t *trimStep) deadLetters() (more bool, err error) {
-	if t.p.Dead.IsZero() {
-		return false, nil
-	}
 	for tenant := int64(minTenant); !t.over(); {
 		t.deadTenant.BindInt64(1, tenant)
 		found, err := first(t.deadTenant, func() error {
@@ -171,8 +183,12 @@ func (t *trimStep) deadLetters() (more bool, err error) {
 		if !found || err != nil {
 			return false, err
 		}
+		before := t.p.Of(posthaste.TenantID(tenant)).Dead
+		if before.IsZero() {
+			continue
+		}
 		t.oldDead.BindInt64(1, tenant)
-		t.oldDead.BindInt64(2, t.p.Dead.UnixMilli())
+		t.oldDead.BindInt64(2, before.UnixMilli())
 		t.oldDead.BindInt64(3, int64(t.left))
 		list, err := readPairs(t.oldDead, false)
 		if err != nil {
@@ -194,78 +210,137 @@ func (t *trimStep) deadLetters() (more bool, err error) {
 	return true, nil
 }
 
-// messages removes content, with its attempts and marks, of messages that ended long ago. It walks in the order of
-// acceptance and passes over what is pending or still named by a dead letter.
-func (t *trimStep) messages() (more bool, err error) {
-	if t.p.Messages.IsZero() {
-		return false, nil
-	}
-	type row struct {
-		n, tenant int64
-		id        string
-	}
-	var list []row
-	bound := string(posthaste.FirstMessageID(t.p.Messages))
-	limit, atEnd := t.left, true
-	t.oldMessages.BindInt64(1, t.afterMessage)
-	t.oldMessages.BindInt64(2, int64(limit))
-	err = each(t.oldMessages, func() error {
-		r := row{t.oldMessages.ColumnInt64(0), t.oldMessages.ColumnInt64(1), t.oldMessages.ColumnText(2)}
-		list = append(list, r)
-		return nil
-	})
-	if err != nil {
-		return false, err
-	}
-	atEnd = len(list) < limit
-	for _, r := range list {
-		if r.id >= bound {
-			atEnd = true
-			break
+// oldMessage is a message that a walk comes by.
+type oldMessage struct {
+	n    int64
+	id   string
+	head posthaste.Message
+}
+
+// walk goes on with a walk through the messages of one tenant after the other, oldest first, up to the tenant's bound; zero: past
+// the tenant.
+func (t *trimStep) walk(w *walk, bound func(store.Keep) time.Time, f func(tenant int64, m *oldMessage, before time.Time) error) (more bool, err error) {
+	for !t.over() {
+		if before := bound(t.p.Of(posthaste.TenantID(w.tenant))); w.begun && !before.IsZero() {
+			last, limit := string(posthaste.FirstMessageID(before)), t.left
+			var list []oldMessage
+			t.oldMessages.BindInt64(1, w.tenant)
+			t.oldMessages.BindText(2, w.id)
+			t.oldMessages.BindText(3, last)
+			t.oldMessages.BindInt64(4, int64(limit))
+			err := each(t.oldMessages, func() error {
+				m := oldMessage{n: t.oldMessages.ColumnInt64(0), id: t.oldMessages.ColumnText(1)}
+				list = append(list, m)
+				return store.DecodeMessage(t.oldMessages.bytes(2), &list[len(list)-1].head)
+			})
+			if err != nil {
+				return false, fmt.Errorf("messages: %w", err)
+			}
+			for i := range list {
+				if t.over() {
+					return true, nil
+				}
+				t.left--
+				w.id = list[i].id
+				if err := f(w.tenant, &list[i], before); err != nil {
+					return false, fmt.Errorf("message %s: %w", w.id, err)
+				}
+			}
+			if len(list) == limit {
+				return true, nil
+			}
+			if w.done != nil {
+				w.done[w.tenant] = last
+			}
 		}
-		if t.over() {
-			return true, nil
+		after := w.tenant
+		if !w.begun {
+			after = int64(minTenant)
 		}
-		t.left--
-		t.afterMessage = r.n
-		keep, err := t.pending(r.n, r.tenant, r.id)
+		t.walkTenant.BindInt64(1, after)
+		found, err := first(t.walkTenant, func() error {
+			w.tenant, w.begun = t.walkTenant.ColumnInt64(0), true
+			w.id = w.done[w.tenant]
+			return nil
+		})
 		if err != nil {
 			return false, fmt.Errorf("messages: %w", err)
 		}
-		if keep {
-			continue
+		if !found {
+			w.begun = false
+			return false, nil
 		}
-		t.dropAttempts.BindInt64(1, r.n)
-		t.dropMarks.BindInt64(1, r.tenant)
-		t.dropMarks.BindText(2, r.id)
-		t.dropMessage.BindInt64(1, r.n)
-		for _, s := range [...]stmt{t.dropAttempts, t.dropMarks, t.dropMessage} {
-			if err := s.run(); err != nil {
-				return false, fmt.Errorf("messages: %w", err)
-			}
-		}
-	}
-	if atEnd {
-		t.afterMessage = 0 // the next walk sees again what was pending in this one
-		return false, nil
 	}
 	return true, nil
 }
 
-// pending reports whether the message is unresolved, named by a dead letter, or ended too late to be removed.
-func (t *trimStep) pending(n, tenant int64, id string) (yes bool, err error) {
-	if t.opened(posthaste.MessageID(id)) {
+// messages removes content, with its attempts and marks, of messages that ended long ago. It passes over what is pending or
+// still named.
+func (t *trimStep) messages() (more bool, err error) {
+	return t.walk(&t.removing, func(k store.Keep) time.Time { return k.Messages },
+		func(tenant int64, m *oldMessage, before time.Time) error {
+			if keep, err := t.needed(tenant, m, before); keep || err != nil {
+				return err
+			}
+			t.dropAttempts.BindInt64(1, m.n)
+			t.dropMarks.BindInt64(1, tenant)
+			t.dropMarks.BindText(2, m.id)
+			t.dropMessage.BindInt64(1, m.n)
+			for _, s := range [...]stmt{t.dropAttempts, t.dropMarks, t.dropMessage} {
+				if err := s.run(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+}
+
+// contents strips messages that ended some time ago and that messages leaves for the log.
+func (t *trimStep) contents() (more bool, err error) {
+	if !t.p.Strips() {
+		return false, nil
+	}
+	if !t.stripping.begun && t.p.Now.Sub(t.strippedAll).Abs() >= stripAll {
+		t.stripping.done, t.strippedAll = map[int64]string{}, t.p.Now
+	}
+	return t.walk(&t.stripping, func(k store.Keep) time.Time { return k.Content },
+		func(tenant int64, m *oldMessage, before time.Time) error {
+			if m.head.Stripped {
+				return nil
+			}
+			if keep, err := t.needed(tenant, m, before); keep || err != nil {
+				return err
+			}
+			store.Strip(&m.head)
+			t.strip.BindBytes(1, store.AppendMessage(nil, &m.head))
+			t.strip.BindInt64(2, m.n)
+			return t.strip.run()
+		})
+}
+
+// needed reports whether the message is unresolved, named by a dead letter or a schedule's last tick, or ended too late.
+func (t *trimStep) needed(tenant int64, m *oldMessage, before time.Time) (yes bool, err error) {
+	if t.opened(posthaste.MessageID(m.id)) {
 		return true, nil
 	}
-	t.named.BindText(1, id)
+	t.named.BindText(1, m.id)
 	if yes, err = first(t.named, func() error { return nil }); yes || err != nil {
 		return yes, err
 	}
+	if m.head.Schedule != "" {
+		tick, err := t.readTick(store.TickRef{Tenant: posthaste.TenantID(tenant), Schedule: m.head.Schedule})
+		if err != nil {
+			return false, err
+		}
+		if tick != nil && slices.Contains(tick.Made, posthaste.MessageID(m.id)) {
+			return true, nil
+		}
+	}
 	t.lastLog.BindInt64(1, tenant)
-	t.lastLog.BindText(2, id)
-	t.lastLog.BindInt64(3, n)
+	t.lastLog.BindText(2, m.id)
+	t.lastLog.BindInt64(3, m.n)
 	_, err = first(t.lastLog, func() error {
-		yes = t.lastLog.ColumnInt64(0) >= t.p.Messages.UnixMicro()
+		yes = t.lastLog.ColumnInt64(0) >= before.UnixMicro()
 		return nil
 	})
 	return yes, err

@@ -465,15 +465,31 @@ func (s *mirror) Trim(p store.TrimParams) (more bool) {
 	}
 	kept := map[posthaste.MessageID]bool{}
 	for k, d := range s.dead {
-		if left > 0 && !p.Dead.IsZero() && d.At.Before(p.Dead) {
+		if before := p.Of(d.Tenant).Dead; left > 0 && !before.IsZero() && d.At.Before(before) {
 			delete(s.dead, k)
 			left--
 			continue
 		}
 		kept[d.Message] = true
 	}
+	for _, t := range s.ticks {
+		for _, id := range t.Made {
+			kept[id] = true
+		}
+	}
 	for id, end := range s.ended {
-		if left > 0 && !p.Messages.IsZero() && end.Before(p.Messages) && !kept[id] {
+		if left <= 0 || kept[id] {
+			continue
+		}
+		k := p.Of(s.messages[id].Tenant)
+		if !k.Content.IsZero() && end.Before(k.Content) {
+			m := clone(s.messages[id])
+			if store.Strip(m) {
+				s.messages[id] = m
+				left--
+			}
+		}
+		if !k.Messages.IsZero() && end.Before(k.Messages) {
 			delete(s.messages, id)
 			delete(s.attempts, id)
 			delete(s.marks, id)

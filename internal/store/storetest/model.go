@@ -912,7 +912,7 @@ func (m *model) crashIn() bool {
 // trim carries out retention, and checks that nothing is gone that is still needed.
 func (m *model) trim() {
 	now := m.h.Now()
-	p := store.TrimParams{Now: now, Messages: now.Add(-3 * time.Second), Limit: 1 + m.rng.IntN(50)}
+	p := store.TrimParams{Now: now, Keep: store.Keep{Messages: now.Add(-3 * time.Second)}, Limit: 1 + m.rng.IntN(50)}
 	m.trace = append(m.trace, fmt.Sprintf("  trim what ended before %v", p.Messages.Sub(m.start)))
 	for n := 0; ; n++ {
 		more, err := m.engine.Trim(m.ctx(), p)

@@ -89,6 +89,8 @@ func Run(t *testing.T, open func(testing.TB) *Harness) {
 		{"commit/time", testTime},
 		{"trim/keeps what is needed", testTrim},
 		{"trim/dead letters", testTrimDead},
+		{"trim/schedules", testTrimTick},
+		{"trim/tenants", testTrimTenants},
 		{"trim/other rows", testTrimRest},
 		{"trim/steps", testTrimSteps},
 	} {

@@ -23,13 +23,19 @@ func (b *bed) trim(p store.TrimParams) (steps int) {
 	return 0
 }
 
+// stored reads a message; nil if there is none.
+func (b *bed) stored(id posthaste.MessageID) *posthaste.Message {
+	b.Helper()
+	m, err := b.Engine.Message(b.ctx(), b.tenant, id)
+	b.check(err)
+	return m
+}
+
 // kept returns which of the messages still have content.
 func (b *bed) kept(all []posthaste.MessageID) (out []posthaste.MessageID) {
 	b.Helper()
 	for _, id := range all {
-		m, err := b.Engine.Message(b.ctx(), b.tenant, id)
-		b.check(err)
-		if m != nil {
+		if b.stored(id) != nil {
 			out = append(out, id)
 		}
 	}
@@ -67,7 +73,7 @@ func testTrim(b *bed) {
 	if b.trim(store.TrimParams{Now: b.Now(), Limit: 100}); len(b.kept(all)) != len(all) {
 		b.Errorf("got %d of %d kept without a bound of age", len(b.kept(all)), len(all))
 	}
-	b.trim(store.TrimParams{Now: b.Now(), Messages: cut, Limit: 100})
+	b.trim(store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: cut}, Limit: 100})
 	if got := b.kept(all); !slices.Equal(got, all[2:]) {
 		b.Errorf("got %v kept, want %v: what is pending, dead-lettered or young", got, all[2:])
 	}
@@ -90,7 +96,7 @@ func testTrim(b *bed) {
 	}
 	// What ended recently is kept although it was accepted long ago.
 	b.settle(0, claimed, delivered())
-	b.trim(store.TrimParams{Now: b.Now(), Messages: b.Now().Add(-time.Minute), Limit: 100})
+	b.trim(store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now().Add(-time.Minute)}, Limit: 100})
 	if got := b.kept(all); !slices.Contains(got, claimed.Ticket.ID) {
 		b.Error("a message that has just ended is gone, because it was accepted long ago")
 	}
@@ -109,13 +115,13 @@ func testTrimDead(b *bed) {
 	cut := b.Now()
 	b.Advance(time.Second)
 	young := b.die()
-	b.trim(store.TrimParams{Now: b.Now(), Messages: b.Now(), Limit: 100})
+	b.trim(store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now()}, Limit: 100})
 	if d := b.deadLetters(); len(d) != 2 {
 		b.Errorf("got %d dead letters without a bound of age, want 2", len(d))
 	}
 	b.Advance(time.Second)
-	b.trim(store.TrimParams{Now: b.Now(), Messages: b.Now(), Dead: cut, Limit: 100})
-	b.trim(store.TrimParams{Now: b.Now(), Messages: b.Now(), Dead: cut, Limit: 100})
+	b.trim(store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now(), Dead: cut}, Limit: 100})
+	b.trim(store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now(), Dead: cut}, Limit: 100})
 	if d := b.deadLetters(); len(d) != 1 || d[0].ID != young.ID {
 		b.Errorf("got dead letters %v, want %s alone", d, young.ID)
 	}
@@ -127,6 +133,110 @@ func testTrimDead(b *bed) {
 		b.Error("the content of a dead letter is gone")
 	}
 	b.do(b.requeueOp(true, young))
+}
+
+func testTrimTick(b *bed) {
+	fire := func(next time.Duration) posthaste.MessageID {
+		b.schedule("s", func(t *store.Tick) { t.Next = b.Now() })
+		d := b.draft(b.msg(func(m *posthaste.Message) { m.Schedule = "s" }), 0)
+		op := b.acceptOp(manyRoom, d)
+		t := b.tick("s")
+		op.Firing = &ledger.Firing{Ref: t.TickRef, Rev: t.Rev, At: t.Next, Next: t.Next.Add(next)}
+		b.do(op)
+		b.settle(0, op.Started[0], delivered())
+		return d.ID
+	}
+	first := fire(time.Hour)
+	b.Advance(48 * time.Hour)
+	p := store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now(), Content: b.Now()}, Limit: 100}
+	b.trim(p)
+	if m := b.stored(first); m == nil || m.Stripped || len(b.attempts(first)) != 1 {
+		b.Errorf("got %+v, want what the last tick of a schedule made", m)
+	}
+	second := fire(time.Hour)
+	b.Advance(time.Hour)
+	p = store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now()}, Limit: 100}
+	b.trim(p)
+	if got := b.kept([]posthaste.MessageID{first, second}); len(got) != 1 || got[0] != second {
+		b.Errorf("got %v kept, want %s alone: there was another tick", got, second)
+	}
+	b.do(&ledger.Configure{
+		Tenant: b.tenant, Keys: []store.ConfigKey{{Tenant: b.tenant, Kind: store.ConfigSchedule, Name: "s"}},
+		Edit:    func(time.Time, []*store.ConfigRow) ([]*store.ConfigRow, error) { return []*store.ConfigRow{nil}, nil },
+		TickRef: &store.TickRef{Tenant: b.tenant, Schedule: "s"}, TickGone: true,
+	})
+	if b.trim(p); len(b.kept([]posthaste.MessageID{second})) > 0 {
+		b.Error("got the message of a schedule that was deleted kept")
+	}
+}
+
+// testTrimTenants keeps the things of tenants for different times, and content for another time than the log.
+func testTrimTenants(b *bed) {
+	const tenants = 4
+	ids, dead, waits := map[posthaste.TenantID]posthaste.MessageID{}, map[posthaste.TenantID]store.DeadKey{}, map[posthaste.TenantID]posthaste.MessageID{}
+	for id := posthaste.TenantID(1); id <= tenants; id++ {
+		b.addTenant(id)
+		of := b.on(b.TB)
+		of.tenant = id
+		rich := func(m *posthaste.Message) {
+			m.Labels = []string{"l"}
+			m.Callback = &posthaste.Callback{URL: "https://example.com/back", Header: posthaste.Header{"X": {"y"}}}
+		}
+		s := of.acceptStarted(of.msg(rich))
+		of.settle(0, s, delivered())
+		ids[id], dead[id], waits[id] = s.Ticket.ID, of.die(), of.acceptOne(0, of.msg())
+	}
+	b.Advance(time.Hour)
+	cut, never := b.Now(), b.Now().Add(-24*time.Hour)
+	b.Advance(time.Hour)
+	p := store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: never, Content: cut, Dead: never}, Limit: 3, Tenants: map[posthaste.TenantID]store.Keep{
+		2: {Messages: cut, Dead: cut},
+		3: {Messages: never, Content: never, Dead: cut},
+		4: {},
+	}}
+	b.trim(p)
+	b.trim(p) // once more for what the dead letters named
+	for id, want := range map[posthaste.TenantID]string{1: "stripped dead", 2: "gone", 3: "whole", 4: "whole dead"} {
+		of := b.on(b.TB)
+		of.tenant = id
+		got := "gone"
+		if m := of.stored(ids[id]); m != nil && m.Stripped {
+			got = "stripped"
+			if len(m.Body)+len(m.Header)+len(m.Callback.Header) > 0 || m.URL == "" || len(m.Labels) != 1 || m.CreatedAt.IsZero() || len(of.attempts(ids[id])) != 1 {
+				b.Errorf("tenant %d: got %+v, want what the log tells of", id, m)
+			}
+		} else if m != nil {
+			got = "whole"
+		}
+		if d, err := b.Engine.DeadLetter(b.ctx(), dead[id]); err != nil {
+			b.Error(err)
+		} else if d != nil {
+			got += " dead"
+			if m := of.stored(d.Message); m == nil || m.Stripped {
+				b.Errorf("tenant %d: got %+v, want the content of a dead letter", id, m)
+			}
+		}
+		if got != want {
+			b.Errorf("tenant %d: got it %s, want %s", id, got, want)
+		}
+		if m := of.stored(waits[id]); m == nil || m.Stripped {
+			b.Errorf("tenant %d: got %+v, want the content of a message that waits", id, m)
+		}
+	}
+	// What was pending then is stripped some time after its end.
+	of := b.on(b.TB)
+	started := of.pump(manyRoom)
+	for _, s := range started {
+		if s.Ticket.Tenant == 1 {
+			of.settle(0, s, delivered())
+		}
+	}
+	b.Advance(3 * time.Hour)
+	p.Now, p.Content = b.Now(), b.Now().Add(-time.Hour)
+	b.trim(p)
+	if m := of.stored(waits[1]); m == nil || !m.Stripped {
+		b.Errorf("got %+v, want it stripped", m)
+	}
 }
 
 func testTrimRest(b *bed) {
@@ -192,7 +302,7 @@ func testTrimSteps(b *bed) {
 		pending = append(pending, b.acceptOne(0, b.msg()))
 	}
 	b.Advance(time.Hour)
-	p := store.TrimParams{Now: b.Now(), Messages: b.Now(), Limit: 10}
+	p := store.TrimParams{Now: b.Now(), Keep: store.Keep{Messages: b.Now()}, Limit: 10}
 	left := n + len(pending)
 	for step := 0; ; step++ {
 		more, err := b.Engine.Trim(b.ctx(), p)
