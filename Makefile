@@ -12,7 +12,7 @@ SCALE     ?= 200000
 HISTORIES ?= 20000
 
 # The tags of tests that need more than Go; linters look behind them too.
-TAGS := compat,crash,fault,nodes,scale
+TAGS := browser,compat,crash,fault,nodes,scale
 
 .DEFAULT_GOAL := help
 
@@ -85,3 +85,7 @@ compat: ## drive a server with the official SDKs
 .PHONY: scale
 scale: ## measure bulk requests and pages with SCALE messages
 	$(GO) test -count=1 -timeout 60m -v -tags scale -run '^TestScale$$' ./internal/server -messages $(SCALE)
+
+.PHONY: browser
+browser: ## drive the console with a headless browser
+	$(GO) test -count=1 -parallel 3 -tags browser ./test/browser/...

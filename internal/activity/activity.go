@@ -454,24 +454,25 @@ func (r *Recorder) count(ctx context.Context, id posthaste.TenantID, t *tenant, 
 	return nil
 }
 
-// Backlog counts a tenant's unresolved messages, or returns a count that is a moment old.
+// Backlog counts a tenant's unresolved messages, or returns a count that is a moment old. A long backlog is counted further
+// by Run.
 func (r *Recorder) Backlog(ctx context.Context, id posthaste.TenantID) (Backlog, error) {
 	t := r.tenant(id)
 	now := time.Now()
 	t.mu.Lock()
 	old, age := t.backlog, now.Sub(t.countedAt)
 	t.mu.Unlock()
-	if age < time.Second || old.More && age < sampleEvery {
+	if age < time.Second || old.Total() > backlogStep && age < 2*sampleEvery {
 		return old, nil
 	}
-	return r.sample(ctx, id, t)
+	return r.sample(ctx, id, t, backlogStep)
 }
 
-// sample counts the backlog and notes it for the chart.
-func (r *Recorder) sample(ctx context.Context, id posthaste.TenantID, t *tenant) (Backlog, error) {
+// sample counts the backlog up to a bound and notes it for the chart.
+func (r *Recorder) sample(ctx context.Context, id posthaste.TenantID, t *tenant, most int) (Backlog, error) {
 	var b Backlog
 	after := posthaste.MessageID("")
-	for b.Total() < maxBacklog {
+	for b.Total() < most {
 		tickets, err := r.reader.TicketList(ctx, id, after, backlogStep)
 		if err != nil {
 			return Backlog{}, err
@@ -530,7 +531,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 		}
 		r.mu.RUnlock()
 		for id, t := range active {
-			if _, err := r.sample(ctx, id, t); err != nil {
+			if _, err := r.sample(ctx, id, t, maxBacklog); err != nil {
 				break // the store does not answer; the next round tries again
 			}
 		}

@@ -27,7 +27,10 @@ func firings(at []time.Time, loc *time.Location) []firing {
 	for i, t := range at {
 		local := t.In(loc)
 		zone, offset := local.Zone()
-		f := firing{At: t, Local: local.Format("Mon 2 Jan 2006, 15:04:05"), Zone: zone}
+		f := firing{At: t, Local: local.Format("Mon 2 Jan 2006, 15:04"), Zone: zone}
+		if local.Second() != 0 {
+			f.Local = local.Format("Mon 2 Jan 2006, 15:04:05")
+		}
 		if offset != before && i > 0 {
 			f.Shift = "clocks go forward by " + period(time.Duration(offset-before)*time.Second)
 			if offset < before {

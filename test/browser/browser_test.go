@@ -143,7 +143,7 @@ func open(t *testing.T, base string) *tab {
 		chromedp.Flag("lang", "en-GB"), chromedp.Env("TZ=Europe/Berlin"),
 	)
 	alloc, cancelAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
-	ctx, cancel := chromedp.NewContext(alloc)
+	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {})) // it speaks of events that it does not know
 	b := &tab{T: t, ctx: ctx, base: base}
 	t.Cleanup(func() {
 		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -302,10 +302,32 @@ func (b *tab) press(in, text string) {
 	})
 }
 
-// fill sets a field as typing does.
+// fill empties a field and types.
 func (b *tab) fill(selector, value string) {
 	b.Helper()
-	b.do("fill "+selector, chromedp.WaitVisible(selector), chromedp.SetValue(selector, ""), chromedp.SendKeys(selector, value))
+	quoted, err := json.Marshal(selector)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.do("fill "+selector, chromedp.WaitVisible(selector),
+		chromedp.Evaluate(fmt.Sprintf(`(() => { const e = document.querySelector(%s); e.value = ""; e.dispatchEvent(new Event("input", {bubbles: true})); e.focus(); })()`, quoted), nil),
+		chromedp.SendKeys(selector, value))
+}
+
+// click clicks what a selector finds.
+func (b *tab) click(selector string) {
+	b.Helper()
+	quoted, err := json.Marshal(selector)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.until("the element "+selector, func() bool {
+		var ok bool
+		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+		defer cancel()
+		js := fmt.Sprintf(`(() => { const e = document.querySelector(%s); if (!e) return false; e.click(); return true; })()`, quoted)
+		return chromedp.Run(ctx, chromedp.Evaluate(js, &ok)) == nil && ok
+	})
 }
 
 // shots is where screenshots go.

@@ -24,7 +24,7 @@
     return "now";
   }
   var full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  var viewer = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+  var viewer = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
   function times(at) {
     var now = Date.now() + skew;
     $$("time[datetime]", at).forEach(function (t) {
