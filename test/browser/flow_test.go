@@ -110,7 +110,9 @@ func TestDeadLetters(t *testing.T) {
 	b.press("#bulk", "Delete 1")
 	b.shows("1 deleted.")
 	b.press("#bulk", "Close")
-	b.until("four dead letters", func() bool { return strings.Count(b.text(), "/flaky") == 4 && !strings.Contains(b.text(), "1 deleted.") })
+	b.until("four dead letters", func() bool {
+		return strings.Count(b.text(), "/flaky") == 4 && !strings.Contains(b.text(), "1 deleted.")
+	})
 
 	r.answer("/flaky", 200)
 	b.visit("dlq?label=other")
