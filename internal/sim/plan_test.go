@@ -350,7 +350,6 @@ func newPlan(seed uint64) *plan {
 	if r.IntN(6) == 0 {
 		p.tenantLimit = 1 + r.IntN(5)
 	}
-	p.tenantLimit = 0 // KNOWN: B8
 	p.fireMissed = r.IntN(2) == 0
 	p.grace = []time.Duration{0, 2 * time.Second, 30 * time.Second}[r.IntN(3)]
 	p.downtime = []time.Duration{0, time.Second, 90 * time.Second}[r.IntN(3)]
