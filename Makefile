@@ -78,6 +78,10 @@ MESSAGES ?= 20000
 nodes: ## kill, stop and crash nodes over a database under MESSAGES messages
 	$(GO) test -count=1 -tags nodes ./test/nodes/... -messages $(MESSAGES)
 
+.PHONY: backlog
+backlog: ## have a million messages wait behind one key, on a machine that does nothing else
+	$(GO) test -count=1 -timeout 0 -tags crash -run TestBacklog -v ./test/crash -backlog 1000000 -strict
+
 .PHONY: compat
 compat: ## drive a server with the official SDKs
 	$(GO) test -count=1 -tags compat ./test/compat/...

@@ -77,6 +77,8 @@ type Dispatcher struct {
 	free    atomic.Int64  // attempts that may start yet; never negative
 	claims  atomic.Uint64 // raised whenever room was set aside
 	starved atomic.Bool   // the loop waits for room
+	crowded atomic.Bool   // the loop found more work than room
+	wanted  atomic.Int64  // places that attempts are to give back for the loop, rather than start what follows on them
 	room    chan struct{} // one token: there is room again
 
 	stop atomic.Bool // nothing more is claimed
@@ -91,6 +93,7 @@ type Dispatcher struct {
 
 	hosts *hosts
 	ahead ahead // owned by the loop
+	turn  int   // of the loop's looks
 }
 
 // life is the time between joining the store and losing the lease, or the stop.
@@ -171,7 +174,17 @@ func (d *Dispatcher) Activity() (inFlight int, claims uint64) {
 }
 
 // Reserve sets room aside for up to n attempts that an operation may claim. The caller hands it back with [Dispatcher.Begin].
-func (d *Dispatcher) Reserve(n int) ledger.Node {
+func (d *Dispatcher) Reserve(n int) ledger.Node { return d.reserve(n, 0) }
+
+// headroom is the room that is left to new messages: what waits already does not take it. So a message that needs not wait
+// starts at once also while a backlog drains.
+func (d *Dispatcher) headroom() int64 { return int64(d.cfg.MaxInFlight / 8) }
+
+// spare is the room for what waits.
+func (d *Dispatcher) spare() int64 { return d.free.Load() - d.headroom() }
+
+// reserve sets room aside for up to n attempts, as far as more than so much is free.
+func (d *Dispatcher) reserve(n int, leave int64) ledger.Node {
 	l := d.life.Load()
 	if l == nil || d.stop.Load() || l.lapsed() {
 		return ledger.Node{}
@@ -179,7 +192,7 @@ func (d *Dispatcher) Reserve(n int) ledger.Node {
 	node := d.node(l)
 	for {
 		free := d.free.Load()
-		take := min(int64(n), free)
+		take := min(int64(n), free-leave)
 		if take <= 0 {
 			return node
 		}
@@ -230,8 +243,7 @@ func (d *Dispatcher) giveBack(n int) {
 	if n <= 0 {
 		return
 	}
-	d.free.Add(int64(n))
-	if d.starved.Load() && d.starved.CompareAndSwap(true, false) {
+	if d.free.Add(int64(n)); d.starved.Load() && d.spare() > 0 && d.starved.CompareAndSwap(true, false) {
 		d.wakeLoop()
 	}
 }
@@ -298,9 +310,12 @@ func (d *Dispatcher) worker(s ledger.Start) {
 func (d *Dispatcher) run(s ledger.Start) {
 	defer d.wg.Done()
 	for {
-		out, room := d.attempt(s)
+		out, room, yielded := d.attempt(s)
 		if out == nil || len(out.Started) == 0 {
 			d.giveBack(room)
+			if yielded {
+				d.wakeLoop() // also to what could have followed here
+			}
 			if out != nil {
 				d.try(out.Next)
 			}
@@ -318,9 +333,26 @@ func (d *Dispatcher) run(s ledger.Start) {
 	}
 }
 
+// yield reports whether an attempt is to give its place back. Attempts that end start what follows at their own gates; if none
+// gave its place back, a full node would do nothing else as long as there is more of the same.
+func (d *Dispatcher) yield() bool {
+	if d.spare() < 0 {
+		return true
+	}
+	for {
+		n := d.wanted.Load()
+		if n <= 0 {
+			return false
+		}
+		if d.wanted.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
 // attempt makes one attempt and settles it. It returns what that started and the room it was given for it; out is nil if
-// nothing was recorded.
-func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
+// nothing was recorded. If it yielded, its place goes to somebody else.
+func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int, yielded bool) {
 	room = 1 // this attempt's own place
 	t := s.Ticket
 	m := s.Message
@@ -329,20 +361,20 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		if m = d.read(l.work, t); m == nil {
 			d.attemptEnded(t, "", "")
 			d.release(t, true)
-			return nil, room
+			return nil, room, false
 		}
 	}
 	d.hook("mid-attempt")
 	if l.lapsed() {
 		d.attemptEnded(t, "", "")
 		d.release(t, true) // nothing comes of it if others have the claim by now
-		return nil, room
+		return nil, room, false
 	}
 	res := d.send.Attempt(l.work, m, t.Attempt)
 	if res == nil {
 		d.attemptEnded(t, "", "")
 		d.release(t, false)
-		return nil, room
+		return nil, room, yielded
 	}
 	d.attemptEnded(t, res.Outcome, res.Error)
 	d.hook("before-settlement")
@@ -356,12 +388,15 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 		more += 4
 	}
 	op.Nonces[2] = d.nonces.Next()
+	yielded = d.yield()
 	if now := d.life.Load(); now != nil {
 		op.Node = d.node(now)
-		op.Node.Room = 1
+		if !yielded {
+			op.Node.Room = 1
+		}
 	}
-	if more > 0 {
-		op.Node.Room += d.Reserve(more).Room
+	if more > 0 && !yielded && !d.crowded.Load() {
+		op.Node.Room += d.reserve(more, d.headroom()).Room
 	}
 	if d.stop.Load() {
 		op.Node.Room = 0
@@ -373,17 +408,17 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int) {
 	}
 	if err := d.persist(l.work, t, op); err != nil {
 		d.log.Error("settlement not recorded; the attempt will be repeated", "message_id", t.ID, "err", err)
-		return nil, room
+		return nil, room, yielded
 	}
 	d.hook("after-settlement")
 	if op.Lost {
 		d.log.Warn("the claim was lost during the attempt; its outcome is dropped", "message_id", t.ID)
-		return nil, room
+		return nil, room, yielded
 	}
 	if d.cfg.Observe != nil {
 		d.cfg.Observe(Observation{Message: m, Attempt: op.Attempt, Lateness: lateness(m, op.Attempt)})
 	}
-	return &op.Outcome, room
+	return &op.Outcome, room, yielded
 }
 
 func lateness(m *posthaste.Message, a *posthaste.Attempt) time.Duration {

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -77,7 +78,10 @@ func (d *Dispatcher) keepLease(ctx context.Context) {
 		case err == nil:
 			l.lease = lease
 			renewed = asked
-			d.renewed(l, asked)
+			again := l.lapsed()
+			if d.renewed(l, asked); again {
+				d.wakeLoop()
+			}
 		case ctx.Err() != nil:
 			return
 		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) >= ttl*2/3:
@@ -204,8 +208,8 @@ func (d *Dispatcher) sleep(ctx context.Context, next time.Time, hints <-chan sto
 
 // sweep claims and admits what is due and returns when to look again; zero if nothing is known to come.
 func (d *Dispatcher) sweep(ctx context.Context) (time.Time, error) {
-	if d.life.Load() == nil {
-		return time.Time{}, nil // nothing can be claimed; the next life wakes the loop
+	if l := d.life.Load(); l == nil || l.lapsed() {
+		return time.Time{}, nil // nothing can be claimed; whoever renews the lease or takes another one wakes the loop
 	}
 	shards, err := d.engine.NextDue(ctx)
 	if err != nil {
@@ -219,38 +223,54 @@ func (d *Dispatcher) sweep(ctx context.Context) (time.Time, error) {
 		}
 	}
 	full := false
-	for _, s := range shards {
-		if !s.Waiting.IsZero() {
-			if s.Waiting.After(now) {
-				earlier(s.Waiting)
-			} else if d.free.Load() <= 0 {
-				full = true
-			} else if err := d.wake(ctx, s.Shard, now); err != nil {
-				return time.Time{}, err
-			} else {
-				earlier(now)
-			}
+	admit := func(s store.ShardDue) error {
+		switch {
+		case s.Waiting.IsZero():
+			return nil
+		case s.Waiting.After(now):
+			earlier(s.Waiting)
+			return nil
+		case d.spare() <= 0:
+			full = true
+			return nil
 		}
-		if s.Tickets.IsZero() {
-			continue
-		}
-		if s.Tickets.After(now) {
+		earlier(now)
+		return d.wake(ctx, s.Shard, now)
+	}
+	claim := func(s store.ShardDue) error {
+		switch {
+		case s.Tickets.IsZero():
+			return nil
+		case s.Tickets.After(now):
 			earlier(s.Tickets)
-			continue
+			return nil
 		}
 		progress, err := d.claim(ctx, s.Shard, now)
-		if err != nil {
-			return time.Time{}, err
-		}
 		if progress {
 			earlier(now) // what comes next is known after another look
 		} else {
 			full = true
 		}
+		return err
 	}
+	// Whoever comes first may take all the room, so they take turns.
+	d.turn++
+	first, second := admit, claim
+	if d.turn%2 == 0 {
+		first, second = claim, admit
+	}
+	for i := range shards {
+		s := shards[(i+d.turn/2)%len(shards)]
+		if err := errors.Join(first(s), second(s)); err != nil {
+			return time.Time{}, err
+		}
+	}
+	d.crowded.Store(full)
+	d.wanted.Store(0)
 	if full {
+		d.wanted.Store(int64(max(1, min(64, d.cfg.MaxInFlight/8))))
 		// Room that came back since then must not be missed.
-		if d.starved.Store(true); d.free.Load() > 0 {
+		if d.starved.Store(true); d.spare() > 0 {
 			earlier(d.clock.Now().Add(time.Millisecond))
 		}
 	} else if !next.IsZero() && next.After(now) {
@@ -263,7 +283,7 @@ func (d *Dispatcher) sweep(ctx context.Context) (time.Time, error) {
 
 // claim claims what is due in a shard. It reports whether anything moved.
 func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (progress bool, err error) {
-	node := d.Reserve(256)
+	node := d.reserve(256, d.headroom())
 	if node.Room == 0 {
 		return false, nil
 	}
@@ -282,7 +302,7 @@ func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (pro
 	for known := op.Unnamed; len(known) > 0; {
 		step := known[:min(len(known), 128)]
 		known = known[len(step):]
-		node := d.Reserve(len(step))
+		node := d.reserve(len(step), d.headroom())
 		op := &ledger.Claim{Known: step, Node: node}
 		if err := d.engine.Do(submit, int(shard), op); err != nil {
 			d.giveBack(node.Room)
@@ -376,7 +396,7 @@ func (d *Dispatcher) remember(m *posthaste.Message) {
 
 // wake finds the gates whose marks have come and has them tried.
 func (d *Dispatcher) wake(ctx context.Context, shard int16, now time.Time) error {
-	if d.free.Load() <= 0 {
+	if d.spare() <= 0 {
 		return nil
 	}
 	heads, err := d.engine.Awake(ctx, shard, now, 256)
@@ -397,14 +417,15 @@ func (d *Dispatcher) wake(ctx context.Context, shard int16, now time.Time) error
 // admitAll admits from several gates at the same time, so that they share commits.
 func (d *Dispatcher) admitAll(ctx context.Context, gates map[store.GateRef]struct{}) error {
 	var (
-		wg   sync.WaitGroup
-		errs = make(chan error, len(gates))
-		slot = make(chan struct{}, 64)
+		wg    sync.WaitGroup
+		errs  = make(chan error, len(gates))
+		slot  = make(chan struct{}, 64)
+		share = max(1, int(d.spare())/max(1, len(gates))) // of the room
 	)
 	for g := range gates {
 		slot <- struct{}{}
 		wg.Go(func() {
-			if err := d.admit(ctx, g); err != nil {
+			if err := d.admit(ctx, g, min(admitStep, share)); err != nil {
 				errs <- err
 			}
 			<-slot
@@ -447,6 +468,10 @@ func (d *Dispatcher) admitter(ctx context.Context) {
 		gates := d.tries
 		d.tries = map[store.GateRef]struct{}{}
 		d.mu.Unlock()
+		if d.crowded.Load() {
+			d.wakeLoop() // it knows all that waits, and lets everybody have a share
+			continue
+		}
 		if err := d.admitAll(ctx, gates); err != nil && ctx.Err() == nil {
 			d.log.Warn("waiting messages not admitted", "err", err)
 		}
@@ -456,9 +481,9 @@ func (d *Dispatcher) admitter(ctx context.Context) {
 // admitStep is how many waiting tickets one Admit tries.
 const admitStep = 128
 
-// admit starts what a gate has room for, in one step; what remains is named by the result.
-func (d *Dispatcher) admit(ctx context.Context, g store.GateRef) error {
-	node := d.Reserve(admitStep)
+// admit starts what a gate has room for, up to most, in one step; what remains is named by the result.
+func (d *Dispatcher) admit(ctx context.Context, g store.GateRef, most int) error {
+	node := d.reserve(most, d.headroom())
 	if node.Room == 0 {
 		return nil
 	}

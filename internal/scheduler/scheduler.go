@@ -158,8 +158,12 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 	}
 	expr = expr.WithAnchor(r.Anchor)
 	f := &ledger.Firing{Ref: t.TickRef, Rev: t.Rev, At: t.Next, Next: expr.Next(t.Next).UTC()}
-	if t.Next.Before(s.since) && !s.cfg.Shared || now.Sub(t.Next) > maxLate {
-		f.Next = expr.Next(now).UTC()
+	up := now.Add(-maxLate) // since when ticks are not missed
+	if s.since.After(up) && !s.cfg.Shared {
+		up = s.since
+	}
+	if t.Next.Before(up) {
+		f.Next = expr.Next(up.Add(-1)).UTC()
 		f.Skip = !s.cfg.FireMissed
 	}
 	if f.Next.Before(f.At) { // there is no further tick

@@ -703,7 +703,7 @@ func (c *checker) cancels() {
 		at := call.at.UnixMilli()
 		var able []*message
 		for _, m := range c.messages {
-			ended := (m.final == "DELIVERED" || m.final == "FAILED") && m.finalAt <= at
+			ended := (m.final == "DELIVERED" || m.final == "FAILED") && (m.finalAt < at || m.finalAt == at && m.lastSeen() < call.call)
 			if c.acceptedAfter(m, call) || gone[m] || ended || !call.matches(m) {
 				continue
 			}

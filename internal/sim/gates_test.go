@@ -20,6 +20,17 @@ func (m *message) firstSeen() *attempt {
 	return nil
 }
 
+// lastSeen returns when the last attempt of a message ended at its destination, as a number of observations.
+func (m *message) lastSeen() int64 {
+	last := int64(0)
+	for _, list := range m.arrivals {
+		for _, a := range list {
+			last = max(last, a.endSeq)
+		}
+	}
+	return last
+}
+
 // resolvedAt returns when a message and its callbacks were resolved; never, if they are not.
 func (m *message) resolvedAt() int64 {
 	if m.final == "" {
@@ -634,7 +645,8 @@ func (c *checker) waiting() {
 		return
 	}
 	running := len(c.h.net.inFlight())
-	if limit := c.h.plan.tenantLimit; running >= c.h.plan.maxInFlight || limit > 0 && running >= limit {
+	room := c.h.plan.maxInFlight - c.h.plan.maxInFlight/8 // the rest is left to new messages
+	if limit := c.h.plan.tenantLimit; running >= room || limit > 0 && running >= limit {
 		return
 	}
 	type line struct{ open, mayHold, free int }

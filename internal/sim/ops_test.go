@@ -448,17 +448,25 @@ type queueAnswer struct {
 
 // findQueues looks for queues that ticks have made.
 func (h *history) findQueues() {
+	p := h.healthy()
+	if p == nil || len(h.doubts) > 0 {
+		return
+	}
 	for _, s := range h.schedules {
 		for _, v := range s.versions {
 			if v.item == nil || v.item.queue == "" || h.queue(v.item.queue).state.exists {
 				continue
 			}
-			q := h.queue(v.item.queue)
-			var a queueAnswer
-			p := h.healthy()
-			if p == nil || len(h.doubts) > 0 || !h.get(p, "/v2/queues/"+v.item.queue, &a) {
+			r := p.call("GET", "/v2/queues/"+v.item.queue, nil, "")
+			switch {
+			case r.lost || r.status == 503:
+				return // what was made since the last look is found by the next one
+			case r.status != 200:
 				continue
 			}
+			var a queueAnswer
+			h.decode(r, &a)
+			q := h.queue(v.item.queue)
 			seq, _ := h.net.next()
 			q.set(h.looked, seq, time.UnixMilli(a.CreatedAt), queueState{exists: true, gen: q.state.gen + 1, parallelism: a.Parallelism})
 			q.past[len(q.past)-1].byMessage = true

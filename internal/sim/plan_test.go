@@ -459,7 +459,7 @@ func (r planner) op(n int, k kind) *op {
 			it := r.item(o, i)
 			if same && i > 0 {
 				c := *o.items[0]
-				c.body, c.callback, c.failure = it.body, it.callback, it.failure
+				c.body, c.callback, c.failure = fmt.Sprintf("m%d.%d", n, i), it.callback, it.failure
 				if c.content {
 					c.body, c.callback, c.failure = o.items[0].body, nil, nil
 				}

@@ -43,21 +43,20 @@ func (c *checker) schedule(id string, s *scheduleModel) {
 	for _, at := range moments {
 		list := made[at]
 		for len(list) > 0 {
+			// Several may be late together. One whose delay fits is preferred, then one that must fire, then the earliest.
 			var t *tick
+			best := -1
 			for i := range due {
 				d := &due[i]
 				if d.fired || d.at > at || at > d.by || d.item.body != list[0].body {
 					continue
 				}
-				exact := d.at == at
+				fits := d.at == at
 				if d.item.delay > 0 {
-					exact = max(at, d.at+d.item.delay.Milliseconds()) == list[0].due
+					fits = max(at, d.at+d.item.delay.Milliseconds()) == list[0].due
 				}
-				if t == nil || exact {
-					t = d
-				}
-				if exact {
-					break
+				if score := 2*b2i(fits) + b2i(d.must); score > best {
+					t, best = d, score
 				}
 			}
 			if t == nil {
@@ -196,19 +195,16 @@ func (c *checker) expected(s *scheduleModel) []tick {
 func (c *checker) excuse(t *tick, to int64) {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
-	began := t.at // of the time in which ticks were late
 	for last := int64(-1); t.by != last; {
 		last = t.by
 		for _, l := range c.h.leaps {
 			from, end := l.from.UnixMilli(), l.to.UnixMilli()
+			// The scheduler may notice a leap at its next look only.
+			end += 1000
 			if t.at > end || t.at <= from && t.by <= from {
 				continue
 			}
-			// The scheduler may notice a leap at its next look only. What is late for too long is skipped, and all with it
-			// that is late, too.
-			began = min(began, from)
-			t.by = max(t.by, end+1000)
-			if end-began > 4*60_000 || to <= t.by {
+			if t.by = max(t.by, end); to <= t.by {
 				t.must = false
 			}
 		}
@@ -220,13 +216,15 @@ func (c *checker) excuse(t *tick, to int64) {
 			if t.by < tr.from.UnixMilli() || t.at > end {
 				continue
 			}
-			began = min(began, tr.from.UnixMilli())
 			t.by = max(t.by, end)
 			// One that could not fire before the end of its process, or before the schedule changed, need not fire.
-			if tr.down || tr.to.IsZero() || to <= end || c.troubleFollows(tr, end) {
+			if tr.down && t.at <= tr.to.UnixMilli() || tr.to.IsZero() || to <= end || c.troubleFollows(tr, end) {
 				t.must = false
 			}
 		}
+	}
+	if t.by-t.at > 5*60_000 {
+		t.must = false // it is as if the server had been down
 	}
 }
 

@@ -4,7 +4,7 @@
 // They show what a killed process may do to the messages it had accepted: nothing but repeat the attempts that were running.
 // They do not show what a power failure does: a killed process leaves behind everything that it wrote, synced or not.
 //
-//	go test -tags crash ./test/crash                                      all of it, in about a minute and a half
+//	go test -tags crash ./test/crash                                      all of it, in about four minutes
 //	go test -tags crash ./test/crash -seed 7 -run TestQueues              what failed with that seed
 //	go test -tags crash ./test/crash -soak 1h -run TestKill$ -timeout 0   the mixed load, with one seed after another
 //

@@ -15,11 +15,13 @@ import (
 )
 
 var (
-	seedFlag   = flag.Uint64("seed", 0, "seed of what is random; 0: a new one")
-	soakFlag   = flag.Duration("soak", 0, "go on with the mixed load, again and again, for so long")
-	loadFlag   = flag.Int("load", 5000, "messages of the mixed load")
-	limitsFlag = flag.Int("limits", 20_000, "messages of the load on queues and flow keys")
-	serverFlag = flag.String("server", "", "the program to test, built with -tags crash; empty: it is built from the tree")
+	seedFlag    = flag.Uint64("seed", 0, "seed of what is random; 0: a new one")
+	soakFlag    = flag.Duration("soak", 0, "go on with the mixed load, again and again, for so long")
+	loadFlag    = flag.Int("load", 5000, "messages of the mixed load")
+	limitsFlag  = flag.Int("limits", 20_000, "messages of the load on queues and flow keys")
+	backlogFlag = flag.Int("backlog", 10_000, "messages that wait behind one key")
+	strictFlag  = flag.Bool("strict", false, "judge speed, too, as nothing else runs on the machine")
+	serverFlag  = flag.String("server", "", "the program to test, built with -tags crash; empty: it is built from the tree")
 )
 
 // binary is the server under test.

@@ -77,11 +77,15 @@ func newTrims(c *conn) trims {
 
 // Trim implements [store.Engine]. A step runs within a commit of the writer, and takes a few milliseconds at most.
 func (e *Engine) Trim(ctx context.Context, p store.TrimParams) (more bool, err error) {
+	var left bool // the writer's, until the step is over
 	err = e.step(ctx, func(w *writer) (err error) {
-		more, err = w.trim(&p)
+		left, err = w.trim(&p)
 		return err
 	})
-	return more, err
+	if err != nil {
+		return false, err
+	}
+	return left, nil
 }
 
 // A trimStep is what is left of the bounds of a step.
