@@ -45,6 +45,7 @@ var policy = map[string]string{
 	"internal/store/sqlite":                "internal/store",
 	"internal/store/postgres":              "internal/store",
 	"internal/store/postgres/postgrestest": "-",
+	"internal/move":                        "internal/store internal/ledger",
 	"internal/ledger":                      "internal/store internal/lifecycle internal/flowcontrol internal/compose internal/retry internal/fault",
 
 	// The engine.

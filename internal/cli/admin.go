@@ -198,3 +198,29 @@ func (a *app) migrateCommand() *cobra.Command {
 	cmd.Flags().IntVar(&shards, "shards", 0, "number of shards of a new schema, which never changes later (default 4)")
 	return cmd
 }
+
+func (a *app) moveCommand() *cobra.Command {
+	var from, to, mode string
+	var shards int
+	cmd := &cobra.Command{
+		Use: "move --from FILE --to postgres://…", Short: "Copy everything from a data file into an empty PostgreSQL database", Args: cobra.NoArgs,
+		Long: "Copy everything from a data file into an empty PostgreSQL database: tenants, tokens, schedules, what is pending, dead letters\n" +
+			"and the log. Stop the server first; then start servers with --store. The file stays as it is.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from == "" || to == "" {
+				return posthaste.Errorf(posthaste.CodeInvalid, "both --from and --to are needed")
+			}
+			n, err := server.Move(cmd.Context(), from, server.Database{URL: to, ExecMode: mode, Shards: shards})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "Moved %d tenants, %d messages of which %d are pending, and %d dead letters.\n", n.Tenants, n.Messages, n.Pending, n.DeadLetters)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the SQLite file")
+	cmd.Flags().StringVar(&to, "to", "", "the PostgreSQL database")
+	cmd.Flags().StringVar(&mode, "pg-exec-mode", "", "how statements are sent to the database")
+	cmd.Flags().IntVar(&shards, "shards", 0, "number of shards of a new schema, which never changes later (default 4)")
+	return cmd
+}

@@ -49,7 +49,7 @@ func Run(ctx context.Context, args, environ []string, out, errOut io.Writer) int
 	root.SetOut(out)
 	root.SetErr(errOut)
 	root.SetArgs(normalize(args))
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.tokenCommand(), a.tenantCommand(), a.migrateCommand())
+	root.AddCommand(a.devCommand(), a.serveCommand(), a.tokenCommand(), a.tenantCommand(), a.migrateCommand(), a.moveCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		for _, line := range lines(err) {
 			fmt.Fprintln(errOut, "posthaste:", line) //nolint:errcheck // nothing can be told if this cannot

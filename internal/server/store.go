@@ -3,12 +3,14 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/clock"
+	"github.com/posthaste/posthaste/internal/move"
 	"github.com/posthaste/posthaste/internal/store"
 	"github.com/posthaste/posthaste/internal/store/postgres"
 	"github.com/posthaste/posthaste/internal/store/sqlite"
@@ -124,4 +126,24 @@ func Migrate(ctx context.Context, d Database) (shards int, err error) {
 		return 0, err
 	}
 	return e.Shards(), e.Close()
+}
+
+// Move copies everything from a data file, which no server may use, into an empty database.
+func Move(ctx context.Context, data string, d Database) (move.Counts, error) {
+	if _, err := os.Stat(data); err != nil {
+		return move.Counts{}, err
+	}
+	from, err := sqlite.Open(ctx, sqlite.Config{Path: data})
+	if err != nil {
+		return move.Counts{}, err
+	}
+	defer from.Close() //nolint:errcheck // it was read
+	cfg := d.config()
+	cfg.Lanes, cfg.PoolSize = 1, 2
+	to, err := openDatabase(ctx, cfg)
+	if err != nil {
+		return move.Counts{}, err
+	}
+	n, err := move.Run(ctx, from, to)
+	return n, errors.Join(err, to.Close())
 }

@@ -224,6 +224,9 @@ const (
 	ConfigURLGroup ConfigKind = "url_group" // name: group name
 )
 
+// ConfigKinds lists the kinds of configuration.
+var ConfigKinds = []ConfigKind{ConfigTenant, ConfigToken, ConfigKeys, ConfigSchedule, ConfigURLGroup}
+
 // ConfigKey is the key of a configuration row.
 type ConfigKey struct {
 	Tenant posthaste.TenantID

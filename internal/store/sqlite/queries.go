@@ -25,7 +25,7 @@ type queries struct {
 	nextTenant, ripe                           stmt
 	awake, firstWake, heads                    stmt
 	gate, gateList                             stmt
-	slot, dedup, quota                         stmt
+	slot, dedup, dedupList, quota              stmt
 	tick, dueTicks                             stmt
 	attempts, marks                            stmt
 	dead, deadUp, deadDown                     stmt
@@ -77,9 +77,10 @@ func newQueries(c *conn) *queries {
 		gate:     p("SELECT data FROM gates WHERE tenant = ? AND kind = ? AND name = ?"),
 		gateList: p("SELECT data, name FROM gates WHERE tenant = ? AND kind = ? AND name > ? ORDER BY name LIMIT +?"),
 
-		slot:  p("SELECT open FROM slots WHERE source = ? AND gate = ? AND gen = ?"),
-		dedup: p("SELECT message, expires FROM dedup WHERE tenant = ? AND key = ?"),
-		quota: p("SELECT n FROM quota WHERE tenant = ? AND day = ?"),
+		slot:      p("SELECT open FROM slots WHERE source = ? AND gate = ? AND gen = ?"),
+		dedup:     p("SELECT message, expires FROM dedup WHERE tenant = ? AND key = ?"),
+		dedupList: p("SELECT key, message, expires FROM dedup WHERE tenant = ? AND key > ? ORDER BY key LIMIT +?"),
+		quota:     p("SELECT n FROM quota WHERE tenant = ? AND day = ?"),
 
 		tick:     p("SELECT tenant, schedule, next, data FROM ticks WHERE tenant = ? AND schedule = ?"),
 		dueTicks: p("SELECT tenant, schedule, next, data FROM ticks WHERE next IS NOT NULL AND next <= ? ORDER BY next LIMIT +?"),

@@ -323,6 +323,22 @@ func (e *Engine) Dedup(ctx context.Context, key store.DedupKey) (d *store.Dedup,
 	return d, err
 }
 
+// DedupList returns deduplication entries of a tenant in the order of their keys, after the given one.
+func (e *Engine) DedupList(ctx context.Context, tenant posthaste.TenantID, after string, limit int) (list []*store.Dedup, err error) {
+	err = e.read(ctx, "list deduplication entries", func(r *reader) error {
+		q := r.dedupList
+		q.BindInt64(1, int64(tenant))
+		q.BindText(2, after)
+		q.BindInt64(3, int64(limit))
+		return each(q, func() error {
+			key := store.DedupKey{Tenant: tenant, Key: q.ColumnText(0)}
+			list = append(list, &store.Dedup{DedupKey: key, Message: posthaste.MessageID(q.ColumnText(1)), Expires: q.time(2)})
+			return nil
+		})
+	})
+	return list, err
+}
+
 // Quota implements [store.Reader].
 func (e *Engine) Quota(ctx context.Context, key store.QuotaKey) (n int64, err error) {
 	err = e.read(ctx, "read a quota", func(r *reader) error {
