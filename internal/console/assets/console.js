@@ -71,9 +71,10 @@
   var charts = {};
   var lines = {
     traffic: [["accepted", "--accent"], ["delivered", "--good"], ["retried", "--amber"], ["failed", "--bad"]],
+    backlog: [["waiting", "--accent"]],
     latency: [["p50", "--accent"], ["p95", "--amber"], ["p99", "--bad"]],
   };
-  var names = { accepted: "accepted", delivered: "delivered", retried: "retried", failed: "failed", p50: "median", p95: "95 %", p99: "99 %" };
+  var names = { accepted: "accepted", delivered: "delivered", retried: "retried", failed: "failed", waiting: "backlog", p50: "median", p95: "95 %", p99: "99 %" };
   function colour(name) {
     // Tokens are light-dark(); a probe resolves them for the canvas.
     var probe = $("#probe");
@@ -109,7 +110,7 @@
         scales: { x: { time: true }, y: { range: function (u, min, max) { return [0, Math.max(max || 0, kind === "latency" ? 10 : 4) * 1.08]; } } },
         series: [{}].concat(lines[kind].map(function (l) {
           var c = colour(l[1]);
-          return { label: names[l[0]], stroke: c, width: 2, spanGaps: kind === "latency", points: { show: function (u, i) { return lonely(u.data[i]); }, size: 5, fill: c } };
+          return { label: names[l[0]], stroke: c, width: 2, spanGaps: kind !== "traffic", points: { show: function (u, i) { return lonely(u.data[i]); }, size: 5, fill: c } };
         })),
         axes: [
           { stroke: muted, grid: grid, ticks: grid, font: font, space: 70, values: stamps },
