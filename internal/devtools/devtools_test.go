@@ -129,7 +129,6 @@ func (d *dev) caught(inbox, query string) []entry {
 func TestRetriesUntilTheDeadLetter(t *testing.T) {
 	t.Parallel()
 	d := start(t)
-	begin := time.Now()
 	d.must(nil, "PUT", "/dev/inbox/story/behaviour", `{"status":500}`)
 	id := d.publish("story", "hello", "Upstash-Retries: 3")
 	d.must(nil, "POST", "/dev/clock", `{"advance":"1h"}`)
@@ -152,8 +151,5 @@ func TestRetriesUntilTheDeadLetter(t *testing.T) {
 	d.must(&dlq, "GET", "/v2/dlq", "")
 	if len(dlq.Messages) != 1 || dlq.Messages[0].MessageID != id {
 		t.Errorf("got dead letters %v, want the one of %s", dlq.Messages, id)
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("took %v, want less than a second", took)
 	}
 }

@@ -367,11 +367,10 @@ func (q *request) inbox(rest string) error {
 	delivery := q.r.Header.Get(wire.HeaderMessageID) != ""
 	switch method := q.r.Method; {
 	case delivery:
-	case word == "behaviour" && method == http.MethodGet:
-		return q.answer(http.StatusOK, showBehaviour(q.Behaviour(name)))
 	case word == "behaviour":
 		return q.method(map[string]handler{
-			http.MethodGet: nil, http.MethodPut: func(q *request) error { return q.setBehaviour(name) },
+			http.MethodGet: func(q *request) error { return q.answer(http.StatusOK, showBehaviour(q.Behaviour(name))) },
+			http.MethodPut: func(q *request) error { return q.setBehaviour(name) },
 		})
 	case !more && method == http.MethodGet:
 		return q.listEntries(name)
