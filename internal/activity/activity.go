@@ -40,7 +40,8 @@ const (
 	recent       = 20   // outcomes of an endpoint
 	maxBackfill  = 400_000
 	backlogStep  = 1000
-	maxBacklog   = 20_000
+	maxBacklog   = 5000   // of a tenant that is counted
+	maxSample    = 20_000 // messages that are counted in one round, over all tenants
 	sampleEvery  = 10 * time.Second
 )
 
@@ -530,9 +531,11 @@ func (r *Recorder) Run(ctx context.Context) error {
 			t.mu.Unlock()
 		}
 		r.mu.RUnlock()
-		for id, t := range active {
-			if _, err := r.sample(ctx, id, t, maxBacklog); err != nil {
-				break // the store does not answer; the next round tries again
+		left := maxSample
+		for id, t := range active { // in random order, so that all have their turn
+			b, err := r.sample(ctx, id, t, min(maxBacklog, left))
+			if left -= b.Total(); err != nil || left <= 0 {
+				break // the store does not answer, or has answered enough; the next round goes on
 			}
 		}
 	}

@@ -21,7 +21,7 @@ import (
 
 const (
 	openAge  = time.Second // see openClaims.age
-	openRows = 10_000      // so many messages at most come after the last that is known to have no open claim
+	openRows = 1000        // after so many messages it is noted up to which one no claim is open
 )
 
 type openClaim struct {
@@ -79,6 +79,7 @@ type opens struct {
 type openExtent struct {
 	written int64     // meta.written
 	newest  int64     // n of the message inserted last
+	noted   int64     // newest when written was written
 	flushed time.Time // when the open claims got rows, in real time
 }
 
@@ -174,21 +175,36 @@ func (w *writer) flushOpen() error {
 	if err := w.putWritten.run(); err != nil {
 		return err
 	}
-	w.extent.written, w.extent.flushed = w.extent.newest, time.Now()
+	w.extent.written, w.extent.noted, w.extent.flushed = w.extent.newest, w.extent.newest, time.Now()
 	return nil
 }
 
-// beginBatch notes what an undoing goes back to, and flushes if it is time to.
+// noteOpen notes up to which message no claim is open, without giving rows to those that are.
+func (w *writer) noteOpen() error {
+	n := w.extent.newest
+	for _, c := range w.open.byID {
+		if !c.gone {
+			n = min(n, c.n-1)
+		}
+	}
+	w.putWritten.BindInt64(1, n)
+	w.extent.written, w.extent.noted = n, w.extent.newest
+	return w.putWritten.run()
+}
+
+// beginBatch notes what an undoing goes back to, and keeps few the messages that may have an open claim.
 func (w *writer) beginBatch() error {
 	w.changed, w.before = w.changed[:0], w.extent
 	if !w.e.joined.Load() {
 		return nil
 	}
-	old := len(w.open.byID) > 0 && time.Since(w.extent.flushed) >= time.Duration(w.open.age.Load())
-	if far := w.extent.newest - w.extent.written; !old && far >= 0 && far < openRows {
-		return nil
+	if len(w.open.byID) > 0 && time.Since(w.extent.flushed) >= time.Duration(w.open.age.Load()) {
+		return w.flushOpen()
 	}
-	return w.flushOpen()
+	if far := w.extent.newest - w.extent.noted; far < 0 || far >= openRows {
+		return w.noteOpen()
+	}
+	return nil
 }
 
 // endBatch makes what the batch did to the open claims so, or undoes it.
