@@ -277,7 +277,7 @@ type stream struct {
 
 // merge lists entries of all messages by merging the streams.
 func (p *pager) merge(ctx context.Context) ([]*posthaste.LogEntry, string, error) {
-	begin := store.LogPos{}
+	var begin store.LogPos
 	switch {
 	case p.begun && p.desc:
 		begin = store.LogPos{At: p.after.at, ID: p.after.id, N: math.MaxInt32}

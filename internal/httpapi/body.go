@@ -118,8 +118,7 @@ func tooLarge(most int64) error {
 }
 
 func bodyError(err error) error {
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge(large.Limit)
 	}
 	return &posthaste.Error{Code: posthaste.CodeInvalid, Message: "the request body ended early or could not be read"}

@@ -75,10 +75,12 @@ func TestDeduplication(t *testing.T) {
 		)
 		// In one batch the later ones are duplicates of the earlier.
 		s.run(
-			step{do: "POST /v2/batch", status: 200,
+			step{
+				do: "POST /v2/batch", status: 200,
 				body: `[{"destination":"https://a.test","headers":{"Upstash-Deduplication-Id":"x"}},{"destination":"https://b.test","headers":{"Upstash-Deduplication-Id":"x"}},
 					{"destination":"https://c.test","headers":{"Upstash-Deduplication-Id":"y"}}]`,
-				want: "[" + first(6) + "," + dup(6) + "," + first(7) + "]"},
+				want: "[" + first(6) + "," + dup(6) + "," + first(7) + "]",
+			},
 			step{do: "POST /v2/batch", body: `[{"destination":"https://a.test","headers":{"Upstash-Deduplication-Id":"x"}}]`, status: 200, want: "[" + dup(6) + "]"},
 		)
 		// A refused request takes no id.
@@ -112,9 +114,11 @@ func TestGroupDuplicates(t *testing.T) {
 			answer(202, `[{"messageId":"msg_1","url":"https://a.test","deduplicated":true},{"messageId":"msg_2","url":"https://b.test","deduplicated":true}]`),
 			// The id alone, without a group, is another one.
 			step{do: "POST /v2/publish/https://a.test", header: publish.header, status: 200, want: `{"messageId":"msg_3"}`},
-			step{do: "POST /v2/batch", body: `[{"destination":"g","headers":{"Upstash-Deduplication-Id":"d"}},{"destination":"g"}]`, status: 200,
+			step{
+				do: "POST /v2/batch", body: `[{"destination":"g","headers":{"Upstash-Deduplication-Id":"d"}},{"destination":"g"}]`, status: 200,
 				want: `[[{"messageId":"msg_1","url":"https://a.test","deduplicated":true},{"messageId":"msg_2","url":"https://b.test","deduplicated":true}],
-					[{"messageId":"msg_4","url":"https://a.test"},{"messageId":"msg_5","url":"https://b.test"}]]`},
+					[{"messageId":"msg_4","url":"https://a.test"},{"messageId":"msg_5","url":"https://b.test"}]]`,
+			},
 		)
 		s.sleep(0)
 		if got := len(s.dest.take()); got != 5 {

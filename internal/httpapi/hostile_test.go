@@ -280,7 +280,8 @@ var wireCases = []struct {
 	{"slashes", "POST /v2/publish/https://a.test//b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", []int{200}},
 	{
 		"a body that a refusal leaves unread",
-		"POST /v2/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcdeGET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", []int{404, 200},
+		"POST /v2/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcdeGET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		[]int{404, 200},
 	},
 	{
 		"a body that looks like a request",

@@ -43,8 +43,10 @@ func TestIsolation(t *testing.T) {
 			step{do: "PATCH /v2/topics/group", body: `{"headers":{"Upstash-Label":"` + secret + `"}}`, status: 200},
 			step{do: "POST /v2/schedules/https://example.com/" + secret, header: []string{"Upstash-Cron: @hourly", "Upstash-Schedule-Id: schedule"}, body: secret, status: 200},
 			step{do: "POST /v2/flowControl/key/pin?parallelism=1", status: 200},
-			step{do: "POST /v2/publish/https://example.com/" + secret, header: []string{"Upstash-Delay: 1d", "Upstash-Deduplication-Id: d", "Upstash-Label: l",
-				"Upstash-Deduplication-Window: 20h"}, body: secret, status: 200, want: `{"messageId":"msg_1"}`},
+			step{do: "POST /v2/publish/https://example.com/" + secret, header: []string{
+				"Upstash-Delay: 1d", "Upstash-Deduplication-Id: d", "Upstash-Label: l",
+				"Upstash-Deduplication-Window: 20h",
+			}, body: secret, status: 200, want: `{"messageId":"msg_1"}`},
 			step{do: "POST /v2/enqueue/queue/https://example.com/" + secret, body: secret, status: 200, want: `{"messageId":"msg_2"}`},
 			step{do: "POST /v2/publish/https://example.com/fails", header: []string{"Upstash-Retries: 0"}, body: secret, status: 200, want: `{"messageId":"msg_3"}`},
 			step{do: "POST /v2/publish/https://example.com/flows", header: []string{"Upstash-Flow-Control-Key: key", "Upstash-Flow-Control-Value: parallelism=1", "Upstash-Delay: 1d"}, body: secret, status: 200},

@@ -265,9 +265,10 @@ func TestScheduleTicks(t *testing.T) {
 		s.sleep(4 * time.Hour)
 		var a, b []*received
 		for _, r := range s.dest.take() {
-			if r.url == "https://a.test" {
+			switch r.url {
+			case "https://a.test":
 				a = append(a, r)
-			} else if r.url == "https://b.test" {
+			case "https://b.test":
 				b = append(b, r)
 			}
 		}

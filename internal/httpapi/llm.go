@@ -2,8 +2,7 @@ package httpapi
 
 import (
 	"errors"
-	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -72,7 +71,7 @@ func chat(c *call) error {
 			return nil
 		},
 		ErrorHandler:  func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
-		ErrorLog:      log.New(io.Discard, "", 0),
+		ErrorLog:      slog.NewLogLogger(c.h.log.Handler(), slog.LevelDebug),
 		FlushInterval: -1, // a stream's parts go on at once
 		Transport:     llm.Transport,
 	}

@@ -617,7 +617,7 @@ func TestRedaction(t *testing.T) {
 				}
 			}
 			// A callback's body is base64 once more.
-			for _, e := range strings.Split(body, `"`) {
+			for e := range strings.SplitSeq(body, `"`) {
 				if raw, err := base64.StdEncoding.DecodeString(e); err == nil {
 					for _, h := range hidden {
 						if strings.Contains(string(raw), h) {

@@ -197,8 +197,10 @@ func (s *scaled) pages(t *testing.T) {
 	s.call(http.MethodGet, "/v2/events?count=1", http.StatusOK, &page)
 	last := page.Events[0]
 	middle := (first.Time + last.Time) / 2
-	filters := []string{"", "state=CREATED", "state=ACTIVE", "state=CANCELED", "state=RETRY", "state=DELIVERED", "url=" + url.QueryEscape("https://nowhere.test"),
-		"messageId=" + first.MessageID, "fromDate=" + fmt.Sprint(middle), "toDate=" + fmt.Sprint(middle), "responseStatus=500"}
+	filters := []string{
+		"", "state=CREATED", "state=ACTIVE", "state=CANCELED", "state=RETRY", "state=DELIVERED", "url=" + url.QueryEscape("https://nowhere.test"),
+		"messageId=" + first.MessageID, "fromDate=" + fmt.Sprint(middle), "toDate=" + fmt.Sprint(middle), "responseStatus=500",
+	}
 	for _, name := range []string{"label", "topicName", "queueName", "scheduleId", "path", "flowControlKey"} {
 		filters = append(filters, name+"=nothing")
 	}

@@ -180,10 +180,10 @@ func (b *BatchReader) read() (BatchItem, error) {
 		if _, err := b.dec.Token(); err != nil {
 			return BatchItem{}, b.fail(err)
 		}
-		switch _, err := b.dec.Token(); {
-		case err == io.EOF:
+		switch _, err := b.dec.Token(); err {
+		case io.EOF:
 			return BatchItem{}, io.EOF
-		case err == nil:
+		case nil:
 			return BatchItem{}, posthaste.Errorf(posthaste.CodeInvalid, "invalid JSON body: something follows the array")
 		default:
 			return BatchItem{}, b.fail(err)
@@ -216,8 +216,7 @@ func (b *BatchReader) fail(err error) error {
 	case b.in.err != nil && errors.Is(err, b.in.err):
 		return err
 	}
-	var e *posthaste.Error
-	if errors.As(invalidJSON(err), &e) {
+	if e, ok := errors.AsType[*posthaste.Error](invalidJSON(err)); ok {
 		return posthaste.Errorf(posthaste.CodeInvalid, "batch[%d]: %s", b.next, e.Message)
 	}
 	return err

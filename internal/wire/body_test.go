@@ -50,16 +50,22 @@ func TestParseEndpoints(t *testing.T) {
 		want        []posthaste.Endpoint
 		add, remove string // errors
 	}{
-		{body: `{"endpoints":[{"url":"https://a","name":"First endpoint"},{"url":"https://b"}]}`,
-			want: []posthaste.Endpoint{{Name: "First endpoint", URL: "https://a"}, {URL: "https://b"}}},
+		{
+			body: `{"endpoints":[{"url":"https://a","name":"First endpoint"},{"url":"https://b"}]}`,
+			want: []posthaste.Endpoint{{Name: "First endpoint", URL: "https://a"}, {URL: "https://b"}},
+		},
 		{body: `{"endpoints":[{"name":"first"}]}`, want: []posthaste.Endpoint{{Name: "first"}}, add: "invalid endpoints[0].url: must not be empty"},
 		{body: `{"endpoints":[]}`, want: []posthaste.Endpoint{}, add: "invalid endpoints: must not be empty"},
 		{body: `{}`, want: []posthaste.Endpoint{}, add: "invalid endpoints: must not be empty"},
 		{body: `{"endpoints":[{"url":"https://a"},{}]}`, add: "invalid endpoints[1].url: must not be empty", remove: "invalid endpoints[1]: needs name or url"},
-		{body: `{"endpoints":[{"url":"https://a","name":"\u0000"}]}`,
-			add: "invalid endpoints[0]: contains a control character", remove: "invalid endpoints[0]: contains a control character"},
-		{body: `{"endpoints":[{"url":"a\u0000"}]}`,
-			add: "invalid endpoints[0]: contains a control character", remove: "invalid endpoints[0]: contains a control character"},
+		{
+			body: `{"endpoints":[{"url":"https://a","name":"\u0000"}]}`,
+			add:  "invalid endpoints[0]: contains a control character", remove: "invalid endpoints[0]: contains a control character",
+		},
+		{
+			body: `{"endpoints":[{"url":"a\u0000"}]}`,
+			add:  "invalid endpoints[0]: contains a control character", remove: "invalid endpoints[0]: contains a control character",
+		},
 		{body: `{"endpoints":["x"]}`, add: "invalid JSON body: endpoints: unexpected string", remove: "invalid JSON body: endpoints: unexpected string"},
 	} {
 		got, err := wire.ParseEndpoints([]byte(tt.body))

@@ -38,8 +38,8 @@ func checkStorable(t *testing.T, v any) {
 			if v.Type() == reflect.TypeFor[time.Time]() {
 				return
 			}
-			for i := range v.NumField() {
-				walk(v.Field(i))
+			for _, field := range v.Fields() {
+				walk(field)
 			}
 		case reflect.Slice:
 			if v.Type().Elem().Kind() != reflect.Uint8 {
@@ -188,8 +188,16 @@ func FuzzParseSettings(f *testing.F) {
 
 func FuzzParseDestination(f *testing.F) {
 	for _, s := range [][2]string{
-		{"https://a.b/x%20y", "q=%2F&z"}, {"https%3A%2F%2Fa.b%2Fh%3Fk%3Dv", "x=1"}, {"https:/a.b", ""}, {"HTTP://a.b", "upstash-retries=3&k=v&qstash_token=T"},
-		{"my-group.v2", "x=1"}, {"api/llm", ""}, {"", ""}, {"ftp://a.b", ""}, {"https://a", "%75pstash-a=%41&qstash%5ftoken=x"}, {"http%3a//", "&&"},
+		{"https://a.b/x%20y", "q=%2F&z"},
+		{"https%3A%2F%2Fa.b%2Fh%3Fk%3Dv", "x=1"},
+		{"https:/a.b", ""},
+		{"HTTP://a.b", "upstash-retries=3&k=v&qstash_token=T"},
+		{"my-group.v2", "x=1"},
+		{"api/llm", ""},
+		{"", ""},
+		{"ftp://a.b", ""},
+		{"https://a", "%75pstash-a=%41&qstash%5ftoken=x"},
+		{"http%3a//", "&&"},
 	} {
 		f.Add(s[0], s[1])
 	}

@@ -245,11 +245,13 @@ func TestAppendDead(t *testing.T) {
 	}{
 		{"no answer", posthaste.Attempt{Error: "connection refused"}, `{"dlqId":"1725323658779-0",` + message + `,"responseStatus":0}`},
 		{
-			"text", posthaste.Attempt{Status: 404, Header: posthaste.Header{"X": {"y"}}, Body: []byte("nope")},
+			"text",
+			posthaste.Attempt{Status: 404, Header: posthaste.Header{"X": {"y"}}, Body: []byte("nope")},
 			`{"dlqId":"1725323658779-0",` + message + `,"responseStatus":404,"responseHeader":{"X":["y"]},"responseBody":"nope"}`,
 		},
 		{
-			"bytes", posthaste.Attempt{Status: 500, Body: []byte("\xff")},
+			"bytes",
+			posthaste.Attempt{Status: 500, Body: []byte("\xff")},
 			`{"dlqId":"1725323658779-0",` + message + `,"responseStatus":500,"responseBodyBase64":"/w=="}`,
 		},
 	} {

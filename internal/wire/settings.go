@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 
@@ -381,7 +382,7 @@ func (p *settingsParser) set(who int, prefix, name string, values []string) {
 	if p.forward[who] == nil {
 		p.forward[who] = make(posthaste.Header)
 	}
-	p.forward[who][name] = values[:len(values):len(values)]
+	p.forward[who][name] = slices.Clip(values)
 	err := checkToken(name)
 	for _, v := range values {
 		if err == nil {

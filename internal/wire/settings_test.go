@@ -144,7 +144,8 @@ func TestParseSettings(t *testing.T) {
 		{
 			name: "several lines",
 			in: wire.Input{Header: map[string][]string{
-				"Upstash-Forward-X": {"1", "2"}, "Upstash-Label": {"a", "b,c"}, "Upstash-Delay": {"1s", "2s"}, "Upstash-Redact-Fields": {"body", "header"}}},
+				"Upstash-Forward-X": {"1", "2"}, "Upstash-Label": {"a", "b,c"}, "Upstash-Delay": {"1s", "2s"}, "Upstash-Redact-Fields": {"body", "header"},
+			}},
 			want: wire.Settings{
 				Header: posthaste.Header{"X": {"1", "2"}}, Labels: []string{"a", "b", "c"}, Delay: time.Second,
 				Redact: posthaste.Redaction{Body: true, Headers: true},
@@ -260,8 +261,10 @@ func TestParseSettingsErrors(t *testing.T) {
 		{"Upstash-Flow-Control-Key: k|Upstash-Flow-Control-Value: rate=0", `invalid Upstash-Flow-Control-Value header: rate: "0" is not 1 or more`},
 		{"Upstash-Flow-Control-Key: |Upstash-Flow-Control-Value: rate=1", "invalid Upstash-Flow-Control-Key header: must not be empty"},
 		{"Upstash-Flow-Control-Key: " + long + "|Upstash-Flow-Control-Value: rate=1", "invalid Upstash-Flow-Control-Key" + tooLong},
-		{"Upstash-Flow-Control-Key: a|Upstash-Flow-Control-Value: rate=1|Upstash-Flow-Control-Key-2: a|Upstash-Flow-Control-Value-2: rate=1",
-			`invalid Upstash-Flow-Control-Key-2 header: "a" is named twice`},
+		{
+			"Upstash-Flow-Control-Key: a|Upstash-Flow-Control-Value: rate=1|Upstash-Flow-Control-Key-2: a|Upstash-Flow-Control-Value-2: rate=1",
+			`invalid Upstash-Flow-Control-Key-2 header: "a" is named twice`,
+		},
 		{"Upstash-Callback: ", "invalid Upstash-Callback header: must not be empty"},
 		{"Upstash-Failure-Callback: https://a b", "invalid Upstash-Failure-Callback header: contains a blank; write %20"},
 		{"Upstash-Forward-X: a\x00", "invalid Upstash-Forward-X header: contains a control character"},
