@@ -73,6 +73,7 @@ postgres: ## run the suites of the API and of the SDKs on PostgreSQL
 	POSTHASTE_TEST_STORE=postgres $(GO) test -count=1 -tags compat ./test/compat/...
 
 MESSAGES ?= 20000
+PENDING  ?= 5000000
 
 .PHONY: nodes
 nodes: ## kill, stop and crash nodes over a database under MESSAGES messages
@@ -81,6 +82,10 @@ nodes: ## kill, stop and crash nodes over a database under MESSAGES messages
 .PHONY: backlog
 backlog: ## have a million messages wait behind one key, on a machine that does nothing else
 	$(GO) test -count=1 -timeout 0 -tags crash -run TestBacklog -v ./test/crash -backlog 1000000 -strict
+
+.PHONY: pending
+pending: ## compare the cost of a message over a database with 10,000 and with PENDING others
+	$(GO) test -count=1 -timeout 60m -run TestPending -v ./internal/store/postgres -pending $(PENDING)
 
 .PHONY: compat
 compat: ## drive a server with the official SDKs

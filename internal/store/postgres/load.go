@@ -35,13 +35,15 @@ const (
 	lockDedup = `SELECT tenant, key, message, expires FROM dedup WHERE shard = $1 AND (tenant, key) IN (SELECT * FROM unnest($2::bigint[], $3::text[]))
 		ORDER BY tenant, key FOR UPDATE`
 
-	lockGates = `SELECT kind, tenant, name, data FROM gates
+	lockGates = `SELECT kind, tenant, name, data, rank, place FROM gates
 		WHERE shard = $1 AND (kind, tenant, name) IN (SELECT * FROM unnest($2::smallint[], $3::bigint[], $4::text[]))
 		ORDER BY kind, tenant, name FOR UPDATE`
 	readHeads = `SELECT w.kind, w.name, w.id, w.tenant, w.wake, w.data
-		FROM unnest($2::smallint[], $3::bigint[], $4::text[], $5::integer[]) g(kind, tenant, name, n), LATERAL (
-			SELECT * FROM waits w WHERE w.shard = $1 AND w.kind = g.kind AND w.tenant = g.tenant AND w.name = g.name
-			ORDER BY w.rank, w.place, w.id LIMIT g.n) w`
+		FROM unnest($2::smallint[], $3::bigint[], $4::text[], $5::integer[]) u(kind, tenant, name, n)
+		JOIN gates g ON g.shard = $1 AND g.kind = u.kind AND g.tenant = u.tenant AND g.name = u.name, LATERAL (
+			SELECT * FROM waits w WHERE w.shard = $1 AND w.kind = u.kind AND w.tenant = u.tenant AND w.name = u.name
+			AND (w.rank, w.place) >= (g.rank, g.place)
+			ORDER BY w.rank, w.place, w.id LIMIT u.n) w`
 	readSlots = `SELECT source, kind, tenant, name, gen, open FROM slots
 		WHERE shard = $1 AND (source, kind, tenant, name, gen) IN (SELECT * FROM unnest($2::text[], $3::smallint[], $4::bigint[], $5::text[], $6::bigint[]))`
 
@@ -378,11 +380,12 @@ func (t *transaction) loadGates(p *trip) {
 		p.query(lockGates, func(r pgx.Rows) error {
 			g := &store.Gate{GateRef: store.GateRef{Shard: c.shard}}
 			var data []byte
-			if err := r.Scan(&g.Kind, &g.Tenant, &g.Name, &data); err != nil {
+			var first place
+			if err := r.Scan(&g.Kind, &g.Tenant, &g.Name, &data, &first.rank, &first.place); err != nil {
 				return err
 			}
 			e := t.gates[g.GateRef]
-			e.locked = true
+			e.locked, e.first = true, first
 			if len(data) == 0 {
 				return nil
 			}

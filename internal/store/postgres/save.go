@@ -51,11 +51,13 @@ const (
 	dropWaits = `WITH r AS (DELETE FROM waits w USING ` + waitSource + `) u(shard, kind, tenant, name, rank, place, id) WHERE ` + waitKey + ` RETURNING 1)
 		SELECT 1 / (count(*) = $8)::integer FROM r`
 
-	putGates = `INSERT INTO gates (shard, kind, tenant, name, data) SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[])
-		ON CONFLICT (shard, kind, tenant, name) DO UPDATE SET data = excluded.data`
-	updateGates = `WITH w AS (UPDATE gates g SET data = u.data FROM unnest($1::smallint[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[]) u(shard, kind, tenant, name, data)
+	putGates = `INSERT INTO gates (shard, kind, tenant, name, data, rank, place)
+		SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[], $6::smallint[], $7::bigint[])
+		ON CONFLICT (shard, kind, tenant, name) DO UPDATE SET data = excluded.data, rank = excluded.rank, place = excluded.place`
+	updateGates = `WITH w AS (UPDATE gates g SET data = u.data, rank = u.rank, place = u.place
+		FROM unnest($1::smallint[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[], $6::smallint[], $7::bigint[]) u(shard, kind, tenant, name, data, rank, place)
 		WHERE g.shard = u.shard AND g.kind = u.kind AND g.tenant = u.tenant AND g.name = u.name RETURNING 1)
-		SELECT 1 / (count(*) = $6)::integer FROM w`
+		SELECT 1 / (count(*) = $8)::integer FROM w`
 
 	putSlots = `INSERT INTO slots (shard, source, kind, tenant, name, gen, open)
 		SELECT * FROM unnest($1::smallint[], $2::text[], $3::smallint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[])
@@ -289,10 +291,10 @@ func (t *transaction) saveTickets(p *trip) {
 
 func (t *transaction) saveGates(p *trip) {
 	type cols struct {
-		shards, kinds []int16
-		tenants       []int64
-		names         []string
-		data          [][]byte
+		shards, kinds, ranks []int16
+		tenants, places      []int64
+		names                []string
+		data                 [][]byte
 	}
 	var held, blind cols
 	for _, k := range keys(t.gates, store.GateRef.Compare) {
@@ -300,10 +302,13 @@ func (t *transaction) saveGates(p *trip) {
 		if !g.dirty {
 			continue
 		}
-		c := &held
-		if !g.locked {
+		c, first := &held, front
+		if g.locked {
+			first = t.bound(k, g)
+		} else {
 			c = &blind
 		}
+		c.ranks, c.places = append(c.ranks, first.rank), append(c.places, first.place)
 		c.shards, c.kinds, c.tenants, c.names = append(c.shards, k.Shard), append(c.kinds, int16(k.Kind)), append(c.tenants, int64(k.Tenant)), append(c.names, k.Name)
 		data := store.AppendGate(nil, g.cur)
 		if len(data) == 0 {
@@ -312,10 +317,10 @@ func (t *transaction) saveGates(p *trip) {
 		c.data = append(c.data, data)
 	}
 	if n := len(held.names); n > 0 {
-		p.exec(updateGates, held.shards, held.kinds, held.tenants, held.names, held.data, n)
+		p.exec(updateGates, held.shards, held.kinds, held.tenants, held.names, held.data, held.ranks, held.places, n)
 	}
 	if len(blind.names) > 0 {
-		p.exec(putGates, blind.shards, blind.kinds, blind.tenants, blind.names, blind.data)
+		p.exec(putGates, blind.shards, blind.kinds, blind.tenants, blind.names, blind.data, blind.ranks, blind.places)
 	}
 }
 

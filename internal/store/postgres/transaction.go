@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -41,6 +42,44 @@ type gateRow struct {
 	limit  int          // of the list when it was read
 	list   []*ticketRow // all of the list, or the first ones
 	whole  bool         // it is all of it
+	first  place        // nothing of the list stands before; as it is stored
+}
+
+// A place is where a ticket stands in a wait list, up to its id.
+type place struct {
+	rank  int16
+	place int64
+}
+
+// Places before and behind all others.
+var (
+	front = place{math.MinInt16, math.MinInt64}
+	back  = place{math.MaxInt16, math.MaxInt64}
+)
+
+func placeOf(t *store.Ticket) place { return place{int16(t.Rank), t.Place} }
+
+func (p place) before(o place) bool {
+	return cmp.Or(cmp.Compare(p.rank, o.rank), cmp.Compare(p.place, o.place)) < 0
+}
+
+// bound returns before which nothing of the gate's list stands after the batch.
+func (t *transaction) bound(ref store.GateRef, g *gateRow) place {
+	first := g.first
+	switch {
+	case g.limit > 0 && len(g.list) > 0:
+		return placeOf(g.list[0].cur)
+	case g.limit > 0 && g.whole:
+		return back
+	}
+	for _, r := range t.tickets {
+		if r.dirty && waiting(r.cur) && r.cur.ParkedAt == ref {
+			if p := placeOf(r.cur); p.before(first) {
+				first = p
+			}
+		}
+	}
+	return first
 }
 
 type quotaRow struct {

@@ -142,13 +142,16 @@ CREATE TABLE waits (
 CREATE INDEX waits_wake ON waits (shard, wake) WHERE wake IS NOT NULL;
 
 -- Empty data means that there is no such gate: the row is there to be locked. No index holds what a start changes, so
--- that updates stay on their page.
+-- that updates stay on their page. Nothing waits at the gate before rank and place, so whoever looks for its first tickets need not
+-- pass what left the list and is not cleaned up yet.
 CREATE TABLE gates (
     shard  smallint NOT NULL,
     kind   smallint NOT NULL,
     tenant bigint NOT NULL,
     name   text COLLATE "C" NOT NULL,
     data   bytea NOT NULL,
+    rank   smallint NOT NULL DEFAULT -32768,
+    place  bigint NOT NULL DEFAULT -9223372036854775808,
     PRIMARY KEY (shard, kind, tenant, name)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
