@@ -425,7 +425,7 @@ func (c *checker) identify() {
 // repeats reports whether a message may be the retry of a dead letter whose answer was lost.
 func (c *checker) repeats(m *message) bool {
 	return slices.ContainsFunc(c.h.unknown, func(r *request) bool {
-		return r.requeue != nil && r.requeue.Body == m.body && abs(m.created-r.at.UnixMilli()) < 60_000
+		return r.requeue != nil && r.requeue.Body == m.body && r.requeue.MessageID != m.id && abs(m.created-r.at.UnixMilli()) < 60_000
 	})
 }
 
