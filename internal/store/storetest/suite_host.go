@@ -75,6 +75,9 @@ func testHostRoom(b *bed) {
 		b.Errorf("got it parked at %s, want %s", gateName(t.ParkedAt), gateName(b.host()))
 	}
 	b.wantGate(b.host(), 0, 3, 0)
+	if _, waiting := b.due(); !waiting.After(b.Now()) {
+		b.Errorf("got next look at %v, which is not after %v: nodes would look again and again", waiting, b.Now())
+	}
 	other := b.acceptAt(0, b.msg(func(m *posthaste.Message) { m.URL = "https://example.org" }))
 	b.wantStarted("another host", other.Started, draftIDs(other)...)
 	b.wantStarted("an attempt has ended there", b.admitAt(1, b.host()), all[2])
