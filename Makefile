@@ -39,9 +39,29 @@ lint: ## check the format and run vet and staticcheck
 lint-full: lint ## lint, and golangci-lint, which takes minutes to build the first time
 	$(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...
 
-.PHONY: bench
-bench: ## run the benchmarks matching BENCH for BENCHTIME each
+.PHONY: microbench
+microbench: ## run the Go benchmarks matching BENCH for BENCHTIME each
 	$(GO) test -p 1 -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: bench
+bench: ## compare with a relay and with the peers that are installed, in short: two minutes
+	cd bench && $(GO) build -o ../bin/bench . && \
+	../bin/bench throughput -systems installed -rounds 1 -messages 2000 -warmup 200 && \
+	../bin/bench all -short -connections 64
+
+.PHONY: bench-full
+bench-full: ## the whole comparison, an hour or two on a quiet machine; reports go to bench/results
+	cd bench && $(GO) build -o ../bin/bench . && mkdir -p results && \
+	../bin/bench throughput -systems installed -rounds 5 -json results/throughput.json && \
+	../bin/bench chart results/throughput.json results/throughput.svg && \
+	../bin/bench open -systems installed -json results/open.json && \
+	../bin/bench latency -systems installed -json results/latency.json && \
+	../bin/bench delayed -rate 5000 -json results/delayed.json && \
+	../bin/bench batch -systems relay,posthaste,posthaste-pg -json results/batch.json && \
+	../bin/bench backpressure -systems posthaste,posthaste-pg -rounds 1 -json results/backpressure.json && \
+	../bin/bench scale -systems posthaste -rounds 1 -json results/scale-delayed.json && \
+	../bin/bench scale -systems posthaste -rounds 1 -pending 1000000 -queues 1 -json results/scale-queue.json && \
+	../bin/bench scale -systems posthaste -rounds 1 -pending 1000000 -queues 10000 -json results/scale-queues.json
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME

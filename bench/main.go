@@ -2,7 +2,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/posthaste/posthaste/bench/internal/chart"
 	"github.com/posthaste/posthaste/bench/internal/driver"
 	"github.com/posthaste/posthaste/bench/internal/system"
 )
@@ -28,7 +31,11 @@ modes:
   open         latencies at fixed rates (open loop), for each of -rates
   latency      the way of one message through an idle server, in synced writes of the disk
   delayed      how late delayed messages are, -rate due each second
-  all          all of them
+  batch        messages in batches, relative to a request for each
+  scale        what -pending messages that wait cost: rate, memory, start
+  backpressure a slow sink, a slow disk, and many hosts of which one hangs
+  all          all of them but scale and backpressure
+  chart REPORT PICTURE       draws the closed loops of a report as SVG
   relay ADDR                 the relay itself
   adapter NAME ADDR STORE    another system itself, on a store that runs
 
@@ -62,6 +69,14 @@ type options struct {
 	delayedRate        float64
 	delayedSeconds     float64
 	lead               time.Duration
+	batchConnections   int
+	batchMessages      int
+	batchSize          int
+	pending            string
+	queues             int
+	random             bool
+	scaleMessages      int
+	stress             driver.Stress
 }
 
 // parse reads the flags of a mode.
@@ -77,7 +92,11 @@ func parse(mode string, args []string, out io.Writer) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 3, "how often each system is measured under each condition")
 	f.IntVar(&o.body, "body", 256, "the size of a message's body in `bytes`")
 	f.IntVar(&o.warmup, "warmup", 500, "the number of `messages` sent before each trial is measured")
-	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "the longest time of one trial")
+	longest := 5 * time.Minute
+	if mode == "scale" {
+		longest = time.Hour
+	}
+	f.DurationVar(&o.timeout, "timeout", longest, "the longest time of one trial")
 	f.DurationVar(&o.stall, "stall", 15*time.Second, "the time without a delivery after which missing messages are lost")
 	f.DurationVar(&o.settle, "settle", 300*time.Millisecond, "how long late duplicates are waited for")
 	all := mode == "all"
@@ -102,6 +121,26 @@ func parse(mode string, args []string, out io.Writer) (*options, error) {
 		f.Float64Var(&o.delayedSeconds, "seconds", 20, "over how many seconds they are spread")
 		f.DurationVar(&o.lead, "lead", 0, "how long before the first is due publishing begins (0: enough at 1,500 messages a second)")
 	}
+	if all || mode == "batch" {
+		f.IntVar(&o.batchConnections, "batch-connections", 64, "the number of `connections`")
+		f.IntVar(&o.batchMessages, "batch-messages", 20000, "the number of `messages` of a trial that are published one by one; four times as many are in batches")
+		f.IntVar(&o.batchSize, "batch", 100, "the number of `messages` in a batch")
+	}
+	if mode == "scale" {
+		f.StringVar(&o.pending, "pending", "0,1000000,10000000", "the `numbers` of messages that wait")
+		f.IntVar(&o.queues, "queues", 0, "the `number` of paused queues that they wait in; 0: they are delayed")
+		f.BoolVar(&o.random, "random", false, "publish the delayed messages in no order of their due times")
+		f.IntVar(&o.scaleMessages, "turn", 10000, "the number of `messages` of a turn")
+	}
+	if mode == "backpressure" {
+		f.IntVar(&o.stress.Connections, "stress-connections", 256, "the number of `connections`")
+		f.IntVar(&o.stress.Messages, "stress-messages", 50000, "the number of `messages` while the sink or the disk is slow")
+		f.DurationVar(&o.stress.Answer, "answer", 2*time.Second, "how long the slow sink takes to answer")
+		f.IntVar(&o.stress.Hosts, "hosts", 1000, "the `number` of hosts, of which one hangs")
+		f.Float64Var(&o.stress.Rate, "host-rate", 300, "how many messages a second are published to the hosts")
+		f.Float64Var(&o.stress.Seconds, "host-seconds", 20, "for how long, before and after one of them hangs")
+		f.Float64Var(&o.stress.HungShare, "share", 0.5, "the part of the messages that goes to the host that hangs")
+	}
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -112,6 +151,7 @@ func parse(mode string, args []string, out io.Writer) (*options, error) {
 		o.rounds, o.connections, o.messages, o.warmup = 1, "64", 2000, 100
 		o.rates, o.seconds, o.latencyMessages = "200", 3, 50
 		o.delayedRate, o.delayedSeconds = 200, 3
+		o.batchMessages = 1000
 	}
 	return o, o.validate(f)
 }
@@ -130,6 +170,17 @@ func (o *options) validate(f *flag.FlagSet) error {
 	within("messages", float64(o.messages), 1, 5_000_000)
 	within("open-connections", float64(o.openConnections), 1, 4096)
 	within("open-seconds", o.seconds, 0.1, 3600)
+	within("batch-connections", float64(o.batchConnections), 1, 1024)
+	within("batch-messages", float64(o.batchMessages), 1, 1_000_000)
+	within("batch", float64(o.batchSize), 2, 1000)
+	within("queues", float64(o.queues), 0, 100_000)
+	within("turn", float64(o.scaleMessages), 1, 1_000_000)
+	within("stress-connections", float64(o.stress.Connections), 1, 4096)
+	within("stress-messages", float64(o.stress.Messages), 1, 5_000_000)
+	within("host-rate", o.stress.Rate, 1, 100_000)
+	within("host-seconds", o.stress.Seconds, 0.1, 3600)
+	within("hosts", float64(o.stress.Hosts), 2, 5000)
+	within("share", o.stress.HungShare, 0, 0.9)
 	within("latency-messages", float64(o.latencyMessages), 1, 100_000)
 	within("rate", o.delayedRate, 1, 100_000)
 	within("seconds", o.delayedSeconds, 0.1, 3600)
@@ -157,7 +208,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 	}
 	mode := args[0]
 	switch mode {
-	case "throughput", "open", "latency", "delayed", "all":
+	case "throughput", "open", "latency", "delayed", "batch", "scale", "backpressure", "all":
 	case system.RelayCommand:
 		if len(args) != 2 {
 			return errors.New("relay takes the address to listen on")
@@ -168,6 +219,11 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 			return errors.New("adapter takes a name, the address to listen on, and the store")
 		}
 		return system.RunPeer(ctx, args[1], args[2], args[3], out)
+	case "chart":
+		if len(args) != 3 {
+			return errors.New("chart takes a report and the picture to write")
+		}
+		return draw(args[1], args[2])
 	case "help", "-h", "-help", "--help":
 		_, _ = io.WriteString(out, usage)
 		return nil
@@ -179,7 +235,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	var connections, rates []float64
+	var connections, rates, pending []float64
 	if o.connections != "" {
 		if connections, err = numbers("connections", o.connections, 1, 4096); err != nil {
 			return err
@@ -190,13 +246,18 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 			return err
 		}
 	}
+	if o.pending != "" {
+		if pending, err = numbers("pending", o.pending, 0, 20_000_000); err != nil {
+			return err
+		}
+	}
 	systems, cleanUp, err := o.adapters(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, cleanUp()) }()
 
-	d, err := driver.New(driver.Config{
+	d, err := driver.New(ctx, driver.Config{
 		Systems:   systems,
 		Dir:       o.dir,
 		Rounds:    o.rounds,
@@ -244,6 +305,21 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 			return err
 		}
 	}
+	if o.batchMessages > 0 {
+		if err := d.Batch(ctx, o.batchConnections, o.batchMessages, o.batchSize); err != nil {
+			return err
+		}
+	}
+	for _, n := range pending {
+		if err := d.Scale(ctx, driver.Backlog{Messages: int(n), Queues: o.queues, Random: o.random}, o.scaleMessages); err != nil {
+			return err
+		}
+	}
+	if o.stress.Messages > 0 {
+		if err := d.Stress(ctx, o.stress); err != nil {
+			return err
+		}
+	}
 	report := d.Finish()
 	if o.json != "" {
 		if err := report.WriteJSON(o.json); err != nil {
@@ -254,6 +330,23 @@ func run(ctx context.Context, args []string, out, log io.Writer) (err error) {
 		return fmt.Errorf("%d faults, the first: %s", n, report.Faults[0])
 	}
 	return nil
+}
+
+// draw draws a report that was written with -json.
+func draw(report, picture string) error {
+	b, err := os.ReadFile(report)
+	if err != nil {
+		return err
+	}
+	var r driver.Report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("read %s: %w", report, err)
+	}
+	var svg bytes.Buffer
+	if err := chart.Write(&svg, &r); err != nil {
+		return err
+	}
+	return os.WriteFile(picture, svg.Bytes(), 0o644)
 }
 
 // installed stands for all systems that this machine has what they need for.

@@ -119,7 +119,7 @@ func TestAll(t *testing.T) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Groups) != 4 || len(r.Systems) != 2 || r.Systems[1].Name != "posthaste" {
+	if len(r.Groups) != 5 || len(r.Systems) != 2 || r.Systems[1].Name != "posthaste" {
 		t.Fatalf("got %d groups, systems %v", len(r.Groups), r.Systems)
 	}
 	for _, g := range r.Groups {

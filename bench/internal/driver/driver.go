@@ -24,6 +24,9 @@ const (
 	modeOpen    = "open"
 	modeLatency = "latency"
 	modeDelayed = "delayed"
+	modeBatch   = "batch"
+	modeScale   = "scale"
+	modeStress  = "backpressure"
 )
 
 // Config says what all trials have in common.
@@ -60,7 +63,7 @@ type Driver struct {
 }
 
 // New returns a Driver. Close must be called.
-func New(cfg Config) (*Driver, error) {
+func New(ctx context.Context, cfg Config) (*Driver, error) {
 	root, err := os.MkdirTemp(cfg.Dir, "posthaste-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
@@ -83,7 +86,11 @@ func New(cfg Config) (*Driver, error) {
 			name = fmt.Sprintf("%s#%d", s.Name(), i)
 		}
 		d.names = append(d.names, name)
-		d.report.Systems = append(d.report.Systems, System{Name: name, Durability: s.Durability()})
+		it := System{Name: name, Durability: s.Durability()}
+		if v, ok := s.(system.Versioned); ok {
+			it.Version = v.Version(ctx)
+		}
+		d.report.Systems = append(d.report.Systems, it)
 	}
 	if slices.Contains(d.names, system.Relay{}.Name()) {
 		d.relay = system.Relay{}.Name()
@@ -112,6 +119,11 @@ func (d *Driver) Finish() *Report {
 	for _, s := range d.report.Systems {
 		_, _ = fmt.Fprintf(d.cfg.Out, "acknowledged by %s: %s\n", s.Name, s.Durability)
 	}
+	for _, s := range d.report.Systems {
+		if s.Version != "" {
+			_, _ = fmt.Fprintf(d.cfg.Out, "version of %s: %s\n", s.Name, s.Version)
+		}
+	}
 	for _, f := range d.report.Faults {
 		_, _ = fmt.Fprintf(d.cfg.Out, "FAULT: %s\n", f)
 	}
@@ -138,7 +150,10 @@ func (d *Driver) run(ctx context.Context, g *Group, trial func(context.Context, 
 			}
 			_, _ = fmt.Fprintf(d.cfg.Log, "%s, round %d of %d: %s\n", g.Title, round, d.cfg.Rounds, d.names[i])
 			values := Values{}
-			err := d.session(ctx, a, g, func(ctx context.Context, s *session) error { return trial(ctx, s, values) })
+			err := d.session(ctx, a, g, func(ctx context.Context, s *session) error {
+				s.round, s.system = round, i
+				return trial(ctx, s, values)
+			})
 			if err != nil {
 				return fmt.Errorf("%s, round %d, %s: %w", g.Title, round, d.names[i], err)
 			}
@@ -161,6 +176,7 @@ func (d *Driver) faults(g *Group, name string, round int, v Values) {
 		{"failed", "%s, round %d: %s failed %.0f publishes"},
 		{"strays", "%s, round %d: %s made %.0f deliveries that were not published"},
 		{"early", "%s, round %d: %s delivered %.0f messages before they were due"},
+		{"silent", "%s, round %d: %s refused %.0f requests for now without saying when to try again"},
 	} {
 		if v[f.key] > 0 {
 			d.report.Faults = append(d.report.Faults, fmt.Sprintf(f.text, g.Title, round, name, v[f.key]))
@@ -173,6 +189,10 @@ type session struct {
 	*Driver
 
 	target    system.Target
+	dest      *sink.Sink
+	dir       string // of the system's data
+	round     int
+	system    int // its place in cfg.Systems
 	base      time.Time
 	tally     *sink.Tally
 	generator *load.Generator
@@ -192,19 +212,14 @@ func (d *Driver) session(ctx context.Context, a system.Adapter, g *Group, f func
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	s := &session{Driver: d, base: time.Now(), first: d.cfg.Warmup}
+	s := &session{Driver: d, dir: dir, base: time.Now(), first: d.cfg.Warmup}
 	s.tally = sink.NewTally(s.base, s.first+g.Messages)
-	dest, err := sink.Listen(ctx, s.tally)
+	dest, stopSink, err := receive(ctx, "127.0.0.1", s.tally)
 	if err != nil {
 		return err
 	}
-	sinkCtx, stopSink := context.WithCancel(context.WithoutCancel(ctx))
-	served := make(chan error, 1)
-	go func() { served <- dest.Run(sinkCtx) }()
-	defer func() {
-		stopSink()
-		err = errors.Join(err, <-served)
-	}()
+	defer func() { err = errors.Join(err, stopSink()) }()
+	s.dest = dest
 
 	s.target, err = a.Start(ctx, dir, dest.URL())
 	if err != nil {
@@ -222,22 +237,45 @@ func (d *Driver) session(ctx context.Context, a system.Adapter, g *Group, f func
 		return err
 	}
 	defer s.generator.Close()
-	if s.first > 0 {
-		warmup, err := s.generator.Run(ctx, load.Plan{Count: s.first})
-		if err != nil {
-			return fmt.Errorf("warm up: %w", err)
-		}
-		if warmup.Failed > 0 {
-			return fmt.Errorf("warm up: %w", warmup.Failure)
-		}
-		if err := s.await(ctx, s.first); err != nil {
-			return fmt.Errorf("warm up: %w", err)
-		}
-		if n := s.tally.Distinct(); n < s.first {
-			return fmt.Errorf("warm up: %d of %d messages were not delivered within %v", s.first-n, s.first, d.cfg.Stall)
-		}
+	if err := s.warmUp(ctx); err != nil {
+		return fmt.Errorf("warm up: %w", err)
 	}
 	return f(ctx, s)
+}
+
+// warmUp publishes the first messages, which are not measured.
+func (s *session) warmUp(ctx context.Context) error {
+	if s.first == 0 {
+		return nil
+	}
+	res, err := s.generator.Run(ctx, load.Plan{Count: s.first})
+	if err != nil {
+		return err
+	}
+	if res.Failed > 0 {
+		return res.Failure
+	}
+	if err := s.await(ctx, s.first); err != nil {
+		return err
+	}
+	if n := s.tally.Distinct(); n < s.first {
+		return fmt.Errorf("%d of %d messages were not delivered within %v", s.first-n, s.first, s.cfg.Stall)
+	}
+	return nil
+}
+
+// receive serves a sink until stop is called, which is after ctx is done, too, so that a system ends before its sink.
+func receive(ctx context.Context, host string, tally *sink.Tally) (dest *sink.Sink, stop func() error, err error) {
+	if dest, err = sink.ListenAt(ctx, host, tally); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- dest.Run(ctx) }()
+	return dest, func() error {
+		cancel()
+		return <-served
+	}, nil
 }
 
 // await waits until count messages have been delivered, or none was for the time of a stall after quietUntil.
@@ -397,6 +435,7 @@ func (s *session) count(plan load.Plan, res *load.Result, v Values) {
 	}
 	if res.Rejected > 0 {
 		v["rejected"] = float64(res.Rejected)
+		v["silent"] = float64(res.Silent)
 	}
 	if res.Failed > 0 {
 		v["failed"] = float64(res.Failed)

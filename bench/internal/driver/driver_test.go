@@ -39,7 +39,7 @@ func newDriver(t *testing.T, rounds int, systems ...system.Adapter) (*driver.Dri
 	t.Helper()
 	var out bytes.Buffer
 	dir := t.TempDir()
-	d, err := driver.New(driver.Config{
+	d, err := driver.New(t.Context(), driver.Config{
 		Systems:   systems,
 		Dir:       dir,
 		Rounds:    rounds,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/posthaste/posthaste/bench/internal/load"
+	"github.com/posthaste/posthaste/bench/internal/system"
 )
 
 // Closed measures the greatest rate: every connection publishes its next message when the last one is answered.
@@ -144,6 +145,9 @@ func (d *Driver) Delayed(ctx context.Context, rate float64, messages int, lead t
 		Messages:    messages,
 	}
 	return d.run(ctx, g, func(ctx context.Context, s *session, v Values) error {
+		if t, ok := s.target.(system.Limited); ok && t.Immediate() {
+			return nil
+		}
 		firstDue := time.Since(s.base) + lead
 		s.quietUntil = s.base.Add(firstDue)
 		past := make([]bool, messages) // past[i] is set by the connection that publishes message i

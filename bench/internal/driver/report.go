@@ -23,6 +23,29 @@ type metric struct {
 var metrics = []metric{
 	{"rate", "delivered, messages/s", 0},
 	{"relay_ratio", "  ratio to the relay", 3},
+	{"stored_single", "stored, messages/s, a request each", 0},
+	{"stored_batch", "stored, messages/s, in batches", 0},
+	{"batch_ratio", "  ratio", 2},
+	{"stored_single_cpu_us", "server CPU, µs/stored message, a request each", 1},
+	{"stored_batch_cpu_us", "server CPU, µs/stored message, in batches", 1},
+	{"delivered_single", "stored and delivered, messages/s, a request each", 0},
+	{"delivered_batch", "stored and delivered, messages/s, in batches", 0},
+	{"fill_rate", "filled, messages/s", 0},
+	{"store_bytes", "store, bytes/waiting message", 0},
+	{"rate_empty", "delivered, messages/s, an empty store beside it", 0},
+	{"rate_full", "delivered, messages/s, with what waits", 0},
+	{"full_ratio", "  ratio", 3},
+	{"stop_ms", "stop, ms", 0},
+	{"ready_ms", "start until ready, ms", 0},
+	{"startup_ms", "start until the first delivery, ms", 0},
+	{"drained_rate", "delivered of what waited after a resume, messages/s", 0},
+	{"calm_p50_ms", "publish to delivery p50 while all hosts answer, ms", 3},
+	{"calm_p99_ms", "publish to delivery p99 while all hosts answer, ms", 3},
+	{"hang_p50_ms", "the same of the others while one hangs, p50, ms", 3},
+	{"hang_p99_ms", "the same of the others while one hangs, p99, ms", 3},
+	{"hang_ratio", "  ratio of the p99", 2},
+	{"accepted_rate", "accepted, messages/s", 0},
+	{"recovered_ms", "last delivery after the trouble, ms", 0},
 	{"accept_p50_ms", "accept p50, ms", 3},
 	{"accept_p99_ms", "accept p99, ms", 3},
 	{"accept_p999_ms", "accept p99.9, ms", 3},
@@ -47,11 +70,13 @@ var metrics = []metric{
 	{"load_cpu_share", "  share of all CPU, %", 1},
 	{"other_cpu_share", "machine taken by other processes, %", 1},
 	{"peak_memory_mib", "peak memory, MiB", 1},
+	{"restarted_peak_memory_mib", "peak memory after the restart, MiB", 1},
 	{"store_peak_memory_mib", "peak memory of the store, MiB", 1},
 	{"written_bytes", "written, bytes/message", 0},
 	{"commits", "synced commits/message", 3},
 	{"flushes", "flushes of the disk (by anybody)/message", 3},
 	{"rejected", "refused for now (429, 503)", 0},
+	{"silent", "  without Retry-After", 0},
 	{"failed", "failed publishes", 0},
 	{"strays", "unknown deliveries", 0},
 	{"lost", "lost", 0},
@@ -84,7 +109,10 @@ type Group struct {
 	Connections int     `json:"connections"`
 	Rate        float64 `json:"rate,omitempty"`
 	Messages    int     `json:"messages"`
-	Trials      []Trial `json:"trials"`
+	// Pending is the number of messages that wait meanwhile, and Queues in how many queues.
+	Pending int     `json:"pending,omitempty"`
+	Queues  int     `json:"queues,omitempty"`
+	Trials  []Trial `json:"trials"`
 	// Summary holds the spread of each figure by system and key.
 	Summary map[string]map[string]Spread `json:"summary"`
 }
@@ -92,6 +120,7 @@ type Group struct {
 // System is a compared system.
 type System struct {
 	Name       string `json:"name"`
+	Version    string `json:"version,omitempty"`
 	Durability string `json:"durability"`
 }
 

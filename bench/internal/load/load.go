@@ -27,6 +27,28 @@ type Publisher interface {
 	AppendPublish(dst, body []byte, delay time.Duration) []byte
 }
 
+// Item is one message of a batch.
+type Item struct {
+	// Destination is where it goes; empty is the sink.
+	Destination string
+	// Queue is the queue it waits in; empty for none.
+	Queue string
+	Delay time.Duration
+	Body  []byte
+}
+
+// Batcher is a Publisher that takes many messages in one request.
+type Batcher interface {
+	// AppendBatch appends to dst the complete request that publishes items.
+	AppendBatch(dst []byte, items []Item) ([]byte, error)
+}
+
+// Router is a Publisher that reaches other destinations than the sink.
+type Router interface {
+	// AppendTo appends to dst the complete request that publishes body to a destination.
+	AppendTo(dst []byte, destination string, body []byte) []byte
+}
+
 // rejectedPause is how long a connection waits after the server refused a message for now (429 or 503).
 const rejectedPause = 10 * time.Millisecond
 
@@ -41,6 +63,12 @@ type Plan struct {
 	Rate float64
 	// Delay, if not nil, returns the delay that message n, about to be sent, is published with.
 	Delay func(n int) time.Duration
+	// Destination, if not nil, returns where message n goes. The publisher must be a Router.
+	Destination func(n int) string
+	// Batch, if above 1, is the number of messages in a request of a closed loop. The publisher must be a Batcher.
+	Batch int
+	// Shape, if not nil, fills in what is special about message n of a batch.
+	Shape func(n int, item *Item)
 }
 
 // Message is what happened to one message. Times are since the generator's base.
@@ -59,8 +87,9 @@ type Message struct {
 type Result struct {
 	// Messages holds message First+i at i.
 	Messages []Message
-	// Rejected counts the answers 429 and 503, after which the message was sent again.
-	Rejected int
+	// Rejected counts the answers 429 and 503, after which the request was sent again, and Silent those of them that did
+	// not say when to do so.
+	Rejected, Silent int
 	// Failed counts the requests with any other outcome; such a message may or may not have been accepted.
 	Failed int
 	// Failure is the first such outcome.
@@ -119,8 +148,8 @@ type run struct {
 	due    chan int // open loop: the messages whose time has come
 	result *Result
 
-	rejected, failed atomic.Int64
-	firstFailure     sync.Once
+	rejected, silent, failed atomic.Int64
+	firstFailure             sync.Once
 }
 
 // Run publishes the messages of a plan and returns when all are answered. Its error is that of ctx, or says that too
@@ -139,6 +168,7 @@ func (g *Generator) Run(ctx context.Context, plan Plan) (*Result, error) {
 	}
 	wg.Wait()
 	r.result.Rejected = int(r.rejected.Load())
+	r.result.Silent = int(r.silent.Load())
 	r.result.Failed = int(r.failed.Load())
 	if ctx.Err() != nil {
 		return r.result, fmt.Errorf("publish: %w", context.Cause(ctx))
@@ -167,70 +197,128 @@ func (r *run) pace(ctx context.Context) {
 	}
 }
 
-// take returns the index of the next message to send, and false if there is none.
-func (r *run) take() (int, bool) {
+// take returns the index of the next message to send and how many go with it, and false if there is none.
+func (r *run) take() (first, count int, ok bool) {
 	if r.due != nil {
 		i, ok := <-r.due
-		return i, ok
+		return i, 1, ok
 	}
-	i := int(r.next.Add(1)) - 1
-	return i, i < r.plan.Count
+	n := max(1, r.plan.Batch)
+	i := int(r.next.Add(int64(n))) - n
+	return i, min(n, r.plan.Count-i), i < r.plan.Count
+}
+
+// connection is one connection and the requests that are sent on it.
+type connection struct {
+	*run
+	*rawhttp.Client
+
+	request []byte
+	body    []byte
+	inBody  int // where the message number is in body
+	number  int // where it is in a request that can be used again, or -1
+	items   []Item
+}
+
+// prepare makes the request of the messages from i on that ms record.
+func (c *connection) prepare(i int, ms []Message) (err error) {
+	first := c.plan.First + i
+	switch {
+	case c.plan.Batch > 1:
+		c.items = c.items[:0]
+		for k := range ms {
+			item := Item{Body: append([]byte(nil), c.body...)}
+			sink.SetNumber(item.Body, c.inBody, first+k)
+			if c.plan.Delay != nil {
+				item.Delay = c.plan.Delay(first + k)
+			}
+			if c.plan.Shape != nil {
+				c.plan.Shape(first+k, &item)
+			}
+			ms[k].Delay = item.Delay
+			c.items = append(c.items, item)
+		}
+		b, ok := c.to.(Batcher)
+		if !ok {
+			return errors.New("the system takes no batches")
+		}
+		c.request, err = b.AppendBatch(c.request[:0], c.items)
+		return err
+	case c.plan.Destination != nil:
+		to, ok := c.to.(Router)
+		if !ok {
+			return errors.New("the system takes no destination")
+		}
+		sink.SetNumber(c.body, c.inBody, first)
+		c.request = to.AppendTo(c.request[:0], c.plan.Destination(first), c.body)
+	case c.plan.Delay != nil:
+		sink.SetNumber(c.body, c.inBody, first)
+		ms[0].Delay = c.plan.Delay(first)
+		c.request = c.to.AppendPublish(c.request[:0], c.body, ms[0].Delay)
+	default:
+		if c.number < 0 {
+			c.request = c.to.AppendPublish(nil, c.body, 0)
+			c.number = sink.NumberAt(c.request)
+		}
+		sink.SetNumber(c.request, c.number, first)
+	}
+	return nil
 }
 
 // publishAll is one connection: it publishes messages until there are none left.
-func (r *run) publishAll(ctx context.Context, cancel context.CancelCauseFunc, c *rawhttp.Client) {
-	var request []byte
-	body := append([]byte(nil), r.body...)
-	bodyNumber := sink.NumberAt(body)
-	number := -1 // where the number is in a request that can be used again
+func (r *run) publishAll(ctx context.Context, cancel context.CancelCauseFunc, client *rawhttp.Client) {
+	c := &connection{run: r, Client: client, body: append([]byte(nil), r.body...), number: -1}
+	c.inBody = sink.NumberAt(c.body)
 	for ctx.Err() == nil {
-		i, ok := r.take()
+		i, n, ok := r.take()
 		if !ok {
 			return
 		}
-		m := &r.result.Messages[i]
-		for first := true; ; first = false {
-			if r.plan.Delay != nil {
-				sink.SetNumber(body, bodyNumber, r.plan.First+i)
-				m.Delay = r.plan.Delay(r.plan.First + i)
-				request = r.to.AppendPublish(request[:0], body, m.Delay)
-			} else {
-				if number < 0 {
-					request = r.to.AppendPublish(nil, body, 0)
-					number = sink.NumberAt(request)
-				}
-				sink.SetNumber(request, number, r.plan.First+i)
-			}
-			m.Sent = r.now()
-			if first && r.due == nil {
-				m.Intended = m.Sent
-			}
-			answer, err := c.Do(ctx, request)
-			m.Answered = r.now()
-			if ctx.Err() != nil {
-				return
-			}
-			if err == nil && answer.Status/100 == 2 {
-				m.Accepted = true
-				break
-			}
-			if err == nil && (answer.Status == http.StatusTooManyRequests || answer.Status == http.StatusServiceUnavailable) {
-				r.rejected.Add(1)
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(rejectedPause):
-				}
-				continue
-			}
-			if err == nil {
-				err = fmt.Errorf("answered %d: %s", answer.Status, answer.Body[:min(len(answer.Body), 300)])
-			}
+		ms := r.result.Messages[i : i+n]
+		if err := c.send(ctx, i, ms); err != nil && ctx.Err() == nil {
 			r.firstFailure.Do(func() { r.result.Failure = err })
 			if r.failed.Add(1) >= maxFailures {
 				cancel(fmt.Errorf("too many requests failed, the first with: %w", err))
 			}
-			break
+		}
+	}
+}
+
+// send publishes the messages from i on until they are accepted or fail.
+func (c *connection) send(ctx context.Context, i int, ms []Message) error {
+	for first := true; ; first = false {
+		if err := c.prepare(i, ms); err != nil {
+			return err
+		}
+		sent := c.now()
+		answer, err := c.Do(ctx, c.request)
+		answered := c.now()
+		for k := range ms {
+			ms[k].Sent, ms[k].Answered = sent, answered
+			if first && c.due == nil {
+				ms[k].Intended = sent
+			}
+		}
+		switch {
+		case err != nil:
+			return err
+		case answer.Status/100 == 2:
+			for k := range ms {
+				ms[k].Accepted = true
+			}
+			return nil
+		case answer.Status == http.StatusTooManyRequests || answer.Status == http.StatusServiceUnavailable:
+			c.rejected.Add(1)
+			if !answer.RetryAfter {
+				c.silent.Add(1)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(rejectedPause):
+			}
+		default:
+			return fmt.Errorf("answered %d: %s", answer.Status, answer.Body[:min(len(answer.Body), 300)])
 		}
 	}
 }

@@ -37,6 +37,8 @@ type Message struct {
 	Body []byte
 	// Close says that the peer ends the connection after this message.
 	Close bool
+	// RetryAfter says that the message has a Retry-After.
+	RetryAfter bool
 }
 
 // Reader reads successive messages from one connection. It belongs to one goroutine.
@@ -94,6 +96,7 @@ type framing struct {
 	close     bool
 	keepAlive bool
 	expect    bool
+	later     bool
 }
 
 // read reads one message. Offsets are relative to r.r until the message is complete, since need moves the buffer.
@@ -148,6 +151,8 @@ func (r *Reader) read(response bool) (Message, error) {
 		Status: status,
 		Body:   r.buf[r.r+bodyAt : r.r+bodyAt+bodyLen],
 		Close:  closes,
+
+		RetryAfter: f.later,
 	}
 	r.r += end
 	return m, nil
@@ -328,6 +333,8 @@ func parseFields(lines []byte) (framing, error) {
 				f.close = f.close || fold(token, "close")
 				f.keepAlive = f.keepAlive || fold(token, "keep-alive")
 			}
+		case len("Retry-After"):
+			f.later = f.later || fold(name, "retry-after")
 		case len("Expect"):
 			f.expect = f.expect || fold(name, "expect") && fold(trim(line[colon+1:]), "100-continue")
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/posthaste/posthaste/bench/internal/rawhttp"
 )
@@ -20,12 +22,18 @@ var (
 type Sink struct {
 	listener net.Listener
 	tally    *Tally
+	hold     atomic.Int64
 }
 
 // Listen returns a Sink on a free loopback port.
 func Listen(ctx context.Context, tally *Tally) (*Sink, error) {
+	return ListenAt(ctx, "127.0.0.1", tally)
+}
+
+// ListenAt returns a Sink on a free port of a loopback address.
+func ListenAt(ctx context.Context, host string, tally *Tally) (*Sink, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, fmt.Errorf("listen for deliveries: %w", err)
 	}
@@ -34,6 +42,9 @@ func Listen(ctx context.Context, tally *Tally) (*Sink, error) {
 
 // URL is the destination of the messages.
 func (s *Sink) URL() string { return "http://" + s.listener.Addr().String() + "/deliver" }
+
+// Hold makes the sink wait before each answer from now on.
+func (s *Sink) Hold(d time.Duration) { s.hold.Store(int64(d)) }
 
 // Run serves until ctx is done and returns when every connection has been closed.
 func (s *Sink) Run(ctx context.Context) error {
@@ -66,6 +77,13 @@ func (s *Sink) serve(ctx context.Context, conn net.Conn) {
 			return
 		}
 		s.tally.Record(m.Body)
+		if d := time.Duration(s.hold.Load()); d > 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(d):
+			}
+		}
 		if m.Close {
 			_, _ = conn.Write(answerClose)
 			return

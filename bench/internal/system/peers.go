@@ -43,38 +43,47 @@ type Peer struct {
 	durability string
 	missing    func() error
 	store      startStore
+	library    string                           // the module that does the work
+	version    func(ctx context.Context) string // of the store; nil if it is the library
+	immediate  bool                             // it takes no delayed messages
 }
 
 // Peers are all of them.
 var Peers = []Peer{
 	{
 		name: "asynq", adapter: "asynq", missing: redisMissing,
+		library: "github.com/hibiken/asynq", version: redisVersion,
 		durability: "synced: the task is in Redis' append-only file, which was synced before the answer (appendfsync always)",
 		store:      redisWith("always"),
 	},
 	{
 		name: "asynq-everysec", adapter: "asynq", missing: redisMissing,
+		library: "github.com/hibiken/asynq", version: redisVersion,
 		durability: "up to two seconds may be lost: the task is in Redis' append-only file, which is synced once a second (appendfsync everysec)",
 		store:      redisWith("everysec"),
 	},
 	{
 		name: "river", adapter: "river", missing: postgresMissing,
+		library: "github.com/riverqueue/river", version: postgresVersion,
 		durability: "synced: the job is in a committed transaction of PostgreSQL (fsync and synchronous_commit on); " +
 			"concurrent requests share an insert of many jobs",
 		store: startPostgres,
 	},
 	{
 		name: "river-single", adapter: "river-single", missing: postgresMissing,
+		library: "github.com/riverqueue/river", version: postgresVersion,
 		durability: "synced: the job is in a committed transaction of PostgreSQL (fsync and synchronous_commit on), one for each request",
 		store:      startPostgres,
 	},
 	{
 		name: "nats", adapter: "nats", missing: nothingMissing,
+		library: "github.com/nats-io/nats-server/v2", immediate: true,
 		durability: "synced: the message is in a JetStream file that was synced before the answer (SyncAlways)",
 		store:      within,
 	},
 	{
 		name: "nats-lazy", adapter: "nats-lazy", missing: nothingMissing,
+		library: "github.com/nats-io/nats-server/v2", immediate: true,
 		durability: "up to two minutes may be lost if the machine fails: JetStream has written the message, and syncs every two minutes (its default)",
 		store:      within,
 	},
@@ -131,5 +140,21 @@ func (p Peer) Start(ctx context.Context, dir, sinkURL string) (Target, error) {
 		}
 		return nil, err
 	}
-	return &publishTarget{Child: child, addr: addr, target: "/v2/publish/" + sinkURL, store: store}, nil
+	return &publishTarget{Child: child, addr: addr, target: "/v2/publish/" + sinkURL, store: store, immediate: p.immediate}, nil
+}
+
+// Version implements Versioned.
+func (p Peer) Version(ctx context.Context) string {
+	v := p.library
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == p.library {
+				v += " " + m.Version
+			}
+		}
+	}
+	if p.version != nil {
+		v += ", " + p.version(ctx)
+	}
+	return v
 }

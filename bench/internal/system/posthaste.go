@@ -3,6 +3,7 @@ package system
 import (
 	"bufio"
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/posthaste/posthaste/bench/internal/load"
 	"github.com/posthaste/posthaste/bench/internal/proc"
 	"github.com/posthaste/posthaste/bench/internal/rawhttp"
 )
@@ -53,6 +55,25 @@ func (p Posthaste) Missing() error {
 	return nil
 }
 
+// Version implements Versioned.
+func (p Posthaste) Version(ctx context.Context) string {
+	v := "unknown revision"
+	if info, err := buildinfo.ReadFile(p.Path); err == nil {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				v = s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				v += " and changes"
+			}
+		}
+	}
+	if p.Postgres {
+		v += ", " + postgresVersion(ctx)
+	}
+	return v
+}
+
 // Start implements Adapter.
 func (p Posthaste) Start(ctx context.Context, dir, sinkURL string) (Target, error) {
 	t := &posthasteTarget{path: p.Path, dir: dir, keep: []string{"--data", filepath.Join(dir, "posthaste.db")}}
@@ -81,7 +102,12 @@ type publishTarget struct {
 	target string
 	token  string      // empty for none
 	store  *proc.Child // nil if the store is no process of its own
+	// immediate says that no message can be delayed.
+	immediate bool
 }
+
+// Immediate implements Limited.
+func (t *publishTarget) Immediate() bool { return t.immediate }
 
 func (t *publishTarget) Addr() string { return t.addr }
 
@@ -105,6 +131,11 @@ func (t *publishTarget) Stop() error {
 
 func (t *publishTarget) AppendPublish(dst, body []byte, delay time.Duration) []byte {
 	return t.appendTo(dst, t.target, body, delay)
+}
+
+// AppendTo implements load.Router.
+func (t *publishTarget) AppendTo(dst []byte, destination string, body []byte) []byte {
+	return t.appendTo(dst, "/v2/publish/"+destination, body, 0)
 }
 
 func (t *publishTarget) appendTo(dst []byte, target string, body []byte, delay time.Duration) []byte {
@@ -147,7 +178,7 @@ func (t *posthasteTarget) begin(ctx context.Context) error {
 	return err
 }
 
-// Restart implements Restarter.
+// Restart implements Scaler.
 func (t *posthasteTarget) Restart(ctx context.Context, pause func() error) error {
 	if err := t.Child.Stop(); err != nil {
 		return err
@@ -158,11 +189,6 @@ func (t *posthasteTarget) Restart(ctx context.Context, pause func() error) error
 	return t.begin(ctx)
 }
 
-// AppendTo implements Scaler.
-func (t *posthasteTarget) AppendTo(dst []byte, destination string, body []byte) []byte {
-	return t.appendTo(dst, "/v2/publish/"+destination, body, 0)
-}
-
 // batchItem is one message of a batch.
 type batchItem struct {
 	Destination string            `json:"destination"`
@@ -171,8 +197,8 @@ type batchItem struct {
 	Body        string            `json:"body"`
 }
 
-// AppendBatch implements Batcher.
-func (t *posthasteTarget) AppendBatch(dst []byte, items []Item) ([]byte, error) {
+// AppendBatch implements load.Batcher.
+func (t *posthasteTarget) AppendBatch(dst []byte, items []load.Item) ([]byte, error) {
 	list := make([]batchItem, len(items))
 	for i, item := range items {
 		list[i] = batchItem{Destination: item.Destination, Queue: item.Queue, Body: string(item.Body)}
@@ -193,11 +219,7 @@ func (t *posthasteTarget) AppendBatch(dst []byte, items []Item) ([]byte, error) 
 
 // Pause implements Scaler.
 func (t *posthasteTarget) Pause(ctx context.Context, queue string, parallelism int) error {
-	made := fmt.Sprintf(`{"queueName":%q,"parallelism":%d}`, queue, parallelism)
-	if err := t.call(ctx, "/v2/queues", made); err != nil {
-		return err
-	}
-	return t.call(ctx, "/v2/queues/"+queue+"/pause", "")
+	return t.call(ctx, "/v2/queues", fmt.Sprintf(`{"queueName":%q,"parallelism":%d,"paused":true}`, queue, parallelism))
 }
 
 // Resume implements Scaler.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/posthaste/posthaste/bench/internal/proc"
 )
@@ -125,4 +126,24 @@ func startPostgres(ctx context.Context, dir string) (*proc.Child, string, error)
 		return nil, "", errors.Join(err, child.Stop())
 	}
 	return child, fmt.Sprintf("postgres://%s@/%s?host=%s", database, database, home), nil
+}
+
+// redisVersion and postgresVersion are what the programs say of themselves.
+func redisVersion(ctx context.Context) string { return firstLine(ctx, "redis-server", "--version") }
+
+func postgresVersion(ctx context.Context) string {
+	bin, err := postgresBinaries()
+	if err != nil {
+		return ""
+	}
+	return firstLine(ctx, filepath.Join(bin, "postgres"), "--version")
+}
+
+func firstLine(ctx context.Context, program string, args ...string) string {
+	out, err := exec.CommandContext(ctx, program, args...).Output()
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
 }

@@ -40,34 +40,28 @@ type Target interface {
 	Stop() error
 }
 
+// Versioned is an Adapter that knows what it is.
+type Versioned interface {
+	Version(ctx context.Context) string
+}
+
+// Limited is a Target that may lack something.
+type Limited interface {
+	// Immediate reports that no message can be delayed.
+	Immediate() bool
+}
+
 // CommitCounter is a Target that knows how often it has made a commit durable.
 type CommitCounter interface {
 	// Commits returns the count since the start, and false if it is not to be had.
 	Commits(ctx context.Context) (float64, bool)
 }
 
-// Item is one message of a batch.
-type Item struct {
-	// Destination is where it goes; empty is the sink.
-	Destination string
-	// Queue is the queue it waits in; empty for none.
-	Queue string
-	Delay time.Duration
-	Body  []byte
-}
-
-// Batcher is a Target that takes many messages in one request.
-type Batcher interface {
-	// AppendBatch appends to dst the complete request that publishes items.
-	AppendBatch(dst []byte, items []Item) ([]byte, error)
-}
-
 // Scaler is a Target of which it can be measured what messages cost that wait.
 type Scaler interface {
 	Target
-	Batcher
-	// AppendTo appends to dst the complete request that publishes body to a destination other than the sink.
-	AppendTo(dst []byte, destination string, body []byte) []byte
+	load.Batcher
+	load.Router
 	// Pause makes a queue in which messages wait until Resume.
 	Pause(ctx context.Context, queue string, parallelism int) error
 	Resume(ctx context.Context, queue string) error
