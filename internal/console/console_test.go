@@ -19,17 +19,17 @@ import (
 	"github.com/posthaste/posthaste/internal/server"
 )
 
-// A stack is a server that delivers nothing, with one tenant, whose token is "token".
+// A stack is a running server with one tenant, whose token is "token". What is published is delayed, so nothing is delivered.
 type stack struct {
-	*testing.T
+	testing.TB
 	srv     *server.Server
 	session *http.Cookie
 }
 
-func start(t *testing.T) *stack {
+func start(t testing.TB) *stack {
 	t.Helper()
 	srv, err := server.New(t.Context(), server.Config{
-		Console: true, Grace: time.Second,
+		Console: true, Grace: time.Second, Listen: "127.0.0.1:0",
 		Users:   []broker.NewTenant{{Name: "one", Token: "token"}},
 		Egress:  egress.Config{Mode: egress.ModeDev, AllowHTTP: true},
 		Broker:  broker.Config{Retries: 3, DedupWindow: time.Minute},
@@ -45,7 +45,10 @@ func start(t *testing.T) *stack {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	s := &stack{T: t, srv: srv}
+	if err := srv.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{TB: t, srv: srv}
 	s.session = s.signIn("token")
 	return s
 }
@@ -104,6 +107,7 @@ func (s *stack) api(method, path, body string, header ...string) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Header.Set("Authorization", "Bearer token")
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Upstash-Delay", "1d")
 	for _, h := range header {
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Set(name, value)

@@ -66,3 +66,17 @@ func TestPagesAreQuick(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkLogs makes the page of the log, which an open one does at most once a second.
+func BenchmarkLogs(b *testing.B) {
+	s := start(b)
+	for i := range 300 {
+		s.api("POST", fmt.Sprintf("/v2/publish/https://example.com/hook/%d", i), `{"hello":"world"}`, "Upstash-Label: x")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, console.Prefix+"logs", nil)
+		r.AddCookie(s.session)
+		s.srv.Handler().ServeHTTP(httptest.NewRecorder(), r)
+	}
+}
