@@ -148,15 +148,15 @@ var registerVFS = sync.OnceValue(func() error {
 // arrangeMemory keeps SQLite from asking the operating system for memory all the time. The allocator takes blocks of one size
 // from a page of 64 KiB, and unmaps a page as soon as no block of it is used. SQLite often takes a large block for a moment, the
 // only one of its size, and each of these would cost the mapping, clearing and unmapping of a page: a sixth of the CPU of
-// large commits. So of every size there are two pages of which one block is never given back; and the pages of the database,
-// which would use up these blocks and waste half of each, come from a pool of their own. It must come before SQLite is
-// initialized, and what it cannot do it leaves.
+// large commits. So of every size there are some pages of which one block is never given back, enough for what the connections
+// keep and still some; and the pages of the database, which would use up these blocks and waste half of each, come from a pool
+// of their own. It must come before SQLite is initialized, and what it cannot do it leaves.
 func arrangeMemory(tls *libc.TLS) {
-	const page = 64 << 10
+	const page, keptPages = 64 << 10, 8
 	for size := 1 << 10; size <= page/4; size *= 2 {
 		kept := make(map[uintptr]bool)
 		var rest []uintptr
-		for len(kept) < 2 {
+		for len(kept) < keptPages {
 			p := libc.Xmalloc(tls, libc.Tsize_t(size))
 			if p == 0 {
 				break
