@@ -83,8 +83,11 @@ func (d *Driver) Scale(ctx context.Context, backlog Backlog, messages int) error
 		if err := s.fill(ctx, target, backlog, far.URL(), v); err != nil {
 			return fmt.Errorf("fill the store: %w", err)
 		}
-		// Filling takes longer than the server keeps an idle connection; a closed one is made again.
+		// Filling takes longer than the server keeps an idle connection.
 		s.generator.Close()
+		if s.generator, err = load.New(ctx, s.target, s.base, scaleConnections, sink.Body(s.cfg.BodyBytes)); err != nil {
+			return err
+		}
 		next, err := s.turns(ctx, adapters[s.system], messages, v)
 		if err != nil {
 			return err
