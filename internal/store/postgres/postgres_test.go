@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -638,6 +639,9 @@ func TestPlans(t *testing.T) {
 			continue
 		}
 		n++
+		if fault := scattered(sql); fault != "" {
+			t.Errorf("%s:\n%s", fault, sql)
+		}
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 			if _, err := conn.Exec(t.Context(), "SET plan_cache_mode = "+mode); err != nil {
 				t.Fatal(err)
@@ -655,6 +659,27 @@ func TestPlans(t *testing.T) {
 		t.Errorf("got %d statements, want all that there are", n)
 	}
 }
+
+// scattered says what is wrong with a statement where large tables are spread over machines by their shards; empty: nothing.
+func scattered(sql string) string {
+	upper := strings.ToUpper(sql)
+	large := slices.ContainsFunc(hotTables, func(table string) bool { return regexp.MustCompile(`\b` + table + `\b`).MatchString(sql) })
+	one := strings.Contains(sql, "shard = $1") || strings.Contains(sql, "SELECT $1,") || strings.Contains(sql, "::smallint AND ")
+	switch {
+	case !large || isTrim(sql):
+		return ""
+	case strings.Contains(upper, "FOR UPDATE") && !strings.Contains(sql, "shard = $1"):
+		return "it locks rows of several shards"
+	case strings.Contains(sql, "generate_series"):
+		return "it joins shards"
+	case strings.HasPrefix(strings.TrimLeft(upper, "( "), "SELECT") && !one:
+		return "it reads several shards"
+	}
+	return ""
+}
+
+// isTrim reports whether a statement belongs to retention, whose walks look for dead letters in all shards.
+func isTrim(sql string) bool { return strings.Contains(sql, "MATERIALIZED") }
 
 func explain(t *testing.T, conn *pgx.Conn, sql string, args []any) string {
 	t.Helper()

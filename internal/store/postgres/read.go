@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -43,17 +44,12 @@ func (r *rotation) note(shard int16, list []candidate) {
 	r.last[shard] = list[len(list)-1].Tenant
 }
 
-// Each call of a Reader is one statement, so it sees one state. Lists over all shards take the first rows of each shard:
-// $1 is the number of shards.
+// Statements on large tables name one shard, $1. What concerns several shards is one statement for each, in one trip.
 const (
-	shardsFrom = " FROM generate_series(0, $1::integer - 1) h(shard), LATERAL ("
-
 	configCols  = "tenant, kind, name, value, created, updated"
 	messageCols = "tenant, id, at_once, head, body"
 	attemptCols = "tenant, id, number, started, ended, at_once, data"
-	ticketCols  = "t.id, t.tenant, w.wake, t.data"
-	ticketFrom  = ` LEFT JOIN LATERAL (SELECT wake FROM waits w WHERE w.shard = t.at_shard AND w.kind = t.at_kind AND w.tenant = t.tenant
-		AND w.name = t.at_name AND w.rank = t.rank AND w.place = t.place AND w.id = t.id LIMIT 1) w ON true`
+	ticketCols  = "id, tenant, NULL::bigint, data"
 
 	versionSQL    = "SELECT version FROM tenants WHERE id = $1"
 	tenantsSQL    = "SELECT id FROM tenants WHERE id > $1 AND version > 0 ORDER BY id LIMIT $2"
@@ -61,33 +57,26 @@ const (
 	configListSQL = "SELECT " + configCols + " FROM config WHERE tenant = $1 AND kind = $2 AND name > $3 ORDER BY name LIMIT $4"
 	findConfigSQL = "SELECT " + configCols + " FROM config WHERE kind = $1 AND name = $2 ORDER BY tenant LIMIT 1"
 
-	messageSQL  = "SELECT " + messageCols + " FROM messages WHERE shard = $1 AND tenant = $2 AND id = $3"
-	messagesSQL = `SELECT m.tenant, m.id, m.at_once, m.head, m.body FROM unnest($1::smallint[], $2::bigint[], $3::text[]) u(shard, tenant, id)
-		JOIN messages m ON m.shard = u.shard AND m.tenant = u.tenant AND m.id = u.id`
-	messagesUp = "SELECT x.*" + shardsFrom + "SELECT " + messageCols + ` FROM messages m WHERE m.shard = h.shard AND m.tenant = $2 AND m.id > $3
-		ORDER BY m.id LIMIT $4) x ORDER BY x.id LIMIT $4`
-	messagesDown = "SELECT x.*" + shardsFrom + "SELECT " + messageCols + ` FROM messages m WHERE m.shard = h.shard AND m.tenant = $2 AND m.id < $3
-		ORDER BY m.id DESC LIMIT $4) x ORDER BY x.id DESC LIMIT $4`
+	messageSQL   = "SELECT " + messageCols + " FROM messages WHERE shard = $1 AND tenant = $2 AND id = $3"
+	messagesSQL  = "SELECT " + messageCols + ` FROM messages WHERE shard = $1 AND (tenant, id) IN (SELECT * FROM unnest($2::bigint[], $3::text[]))`
+	messagesUp   = "SELECT " + messageCols + " FROM messages WHERE shard = $1 AND tenant = $2 AND id > $3 ORDER BY id LIMIT $4"
+	messagesDown = "SELECT " + messageCols + " FROM messages WHERE shard = $1 AND tenant = $2 AND id < $3 ORDER BY id DESC LIMIT $4"
 
-	ticketSQL  = "SELECT " + ticketCols + " FROM tickets t" + ticketFrom + " WHERE t.shard = $1 AND t.id = $2"
-	ticketsSQL = "SELECT " + ticketCols + ` FROM unnest($1::smallint[], $2::text[]) u(shard, id)
-		JOIN tickets t ON t.shard = u.shard AND t.id = u.id` + ticketFrom
-	ticketListSQL = "SELECT " + ticketCols + " FROM (SELECT x.*" + shardsFrom + `
-			(SELECT * FROM tickets t WHERE t.shard = h.shard AND t.tenant = $2 AND t.id > $3 AND t.node IS NULL ORDER BY t.id LIMIT $4)
-			UNION ALL
-			(SELECT * FROM tickets t WHERE t.shard = h.shard AND t.tenant = $2 AND t.id > $3 AND t.node IS NOT NULL ORDER BY t.id LIMIT $4)
-		) x ORDER BY x.id LIMIT $4) t` + ticketFrom + " ORDER BY t.id"
-	claimsSQL = "SELECT x.*" + shardsFrom + `SELECT t.id, t.tenant, NULL::bigint, t.data FROM tickets t
-		WHERE t.shard = h.shard AND t.node = $2 AND t.epoch = $3 AND t.id > $4 ORDER BY t.id LIMIT $5) x ORDER BY x.id LIMIT $5`
-	allClaimsSQL = "SELECT x.*" + shardsFrom + `SELECT t.id, t.tenant, NULL::bigint, t.data FROM tickets t
-		WHERE t.shard = h.shard AND t.node IS NOT NULL AND t.id > $2 ORDER BY t.id LIMIT $3) x ORDER BY x.id LIMIT $3`
+	ticketsSQL    = "SELECT " + ticketCols + " FROM tickets WHERE shard = $1 AND id = ANY($2::text[])"
+	ticketListSQL = "(SELECT " + ticketCols + ` FROM tickets WHERE shard = $1 AND tenant = $2 AND id > $3 AND node IS NULL ORDER BY id LIMIT $4)
+		UNION ALL
+		(SELECT ` + ticketCols + " FROM tickets WHERE shard = $1 AND tenant = $2 AND id > $3 AND node IS NOT NULL ORDER BY id LIMIT $4)"
+	claimsSQL    = "SELECT " + ticketCols + " FROM tickets WHERE shard = $1 AND node = $2 AND epoch = $3 AND id > $4 ORDER BY id LIMIT $5"
+	allClaimsSQL = "SELECT " + ticketCols + " FROM tickets WHERE shard = $1 AND node IS NOT NULL AND id > $2 ORDER BY id LIMIT $3"
+	wakeSQL      = `SELECT id, wake FROM waits w WHERE shard = $1 AND (kind, tenant, name, rank, place, id) IN (
+		SELECT * FROM unnest($2::smallint[], $3::bigint[], $4::text[], $5::smallint[], $6::bigint[], $7::text[]))`
 	awakeSQL = "SELECT id, tenant, wake, data FROM waits WHERE shard = $1 AND wake <= $2 ORDER BY wake LIMIT $3"
 	headsSQL = `SELECT id, tenant, wake, data FROM waits WHERE shard = $1 AND kind = $2 AND tenant = $3 AND name = $4
 		ORDER BY rank, place, id LIMIT $5`
 
 	gateSQL     = "SELECT name, data FROM gates WHERE shard = $1 AND kind = $2 AND tenant = $3 AND name = $4 AND length(data) > 0"
-	gateListSQL = "SELECT x.*" + shardsFrom + `SELECT g.shard, g.name, g.data FROM gates g
-		WHERE g.shard = h.shard AND g.kind = $2 AND g.tenant = $3 AND g.name > $4 AND length(g.data) > 0 ORDER BY g.name LIMIT $5) x ORDER BY x.name LIMIT $5`
+	gateListSQL = `SELECT shard, name, data FROM gates WHERE shard = $1 AND kind = $2 AND tenant = $3 AND name > $4 AND length(data) > 0
+		ORDER BY name LIMIT $5`
 	slotSQL  = "SELECT open FROM slots WHERE shard = $1 AND source = $2 AND kind = $3 AND tenant = $4 AND name = $5 AND gen = $6"
 	dedupSQL = "SELECT message, expires FROM dedup WHERE shard = $1 AND tenant = $2 AND key = $3 AND message <> ''"
 	quotaSQL = "SELECT coalesce(sum(n), 0)::bigint FROM quota WHERE shard = $1 AND tenant = $2 AND day = $3"
@@ -97,32 +86,22 @@ const (
 	attemptsSQL = "SELECT " + attemptCols + " FROM attempts WHERE shard = $1 AND tenant = $2 AND id = $3 ORDER BY number"
 	marksSQL    = "SELECT at, id, n FROM marks WHERE shard = $1 AND tenant = $2 AND id = $3 ORDER BY at, n"
 
-	createdUp = "SELECT x.*" + shardsFrom + `SELECT id, at_once FROM messages m WHERE m.shard = h.shard AND m.tenant = $2 AND m.id >= $3 AND (m.id > $3 OR $4)
-		ORDER BY m.id LIMIT $5) x ORDER BY x.id LIMIT $5`
-	createdDown = "SELECT x.*" + shardsFrom + `SELECT id, at_once FROM messages m WHERE m.shard = h.shard AND m.tenant = $2 AND m.id <= $3 AND (m.id < $3 OR $4)
-		ORDER BY m.id DESC LIMIT $5) x ORDER BY x.id DESC LIMIT $5`
-	startedUp = "SELECT x.*" + shardsFrom + "SELECT " + attemptCols + ` FROM attempts a
-		WHERE a.shard = h.shard AND a.tenant = $2 AND NOT a.at_once AND (a.started, a.id, a.number) > ($3, $4, $5)
-		ORDER BY a.started, a.id, a.number LIMIT $6) x ORDER BY x.started, x.id, x.number LIMIT $6`
-	startedDown = "SELECT x.*" + shardsFrom + "SELECT " + attemptCols + ` FROM attempts a
-		WHERE a.shard = h.shard AND a.tenant = $2 AND NOT a.at_once AND (a.started, a.id, a.number) < ($3, $4, $5)
-		ORDER BY a.started DESC, a.id DESC, a.number DESC LIMIT $6) x ORDER BY x.started DESC, x.id DESC, x.number DESC LIMIT $6`
-	endedUp = "SELECT x.*" + shardsFrom + "SELECT " + attemptCols + ` FROM attempts a
-		WHERE a.shard = h.shard AND a.tenant = $2 AND (a.ended, a.id, a.number) > ($3, $4, $5)
-		ORDER BY a.ended, a.id, a.number LIMIT $6) x ORDER BY x.ended, x.id, x.number LIMIT $6`
-	endedDown = "SELECT x.*" + shardsFrom + "SELECT " + attemptCols + ` FROM attempts a
-		WHERE a.shard = h.shard AND a.tenant = $2 AND (a.ended, a.id, a.number) < ($3, $4, $5)
-		ORDER BY a.ended DESC, a.id DESC, a.number DESC LIMIT $6) x ORDER BY x.ended DESC, x.id DESC, x.number DESC LIMIT $6`
-	marksUp = "SELECT x.*" + shardsFrom + `SELECT at, id, n FROM marks k WHERE k.shard = h.shard AND k.tenant = $2 AND (k.at, k.id, k.n) > ($3, $4, $5)
-		ORDER BY k.at, k.id, k.n LIMIT $6) x ORDER BY x.at, x.id, x.n LIMIT $6`
-	marksDown = "SELECT x.*" + shardsFrom + `SELECT at, id, n FROM marks k WHERE k.shard = h.shard AND k.tenant = $2 AND (k.at, k.id, k.n) < ($3, $4, $5)
-		ORDER BY k.at DESC, k.id DESC, k.n DESC LIMIT $6) x ORDER BY x.at DESC, x.id DESC, x.n DESC LIMIT $6`
+	createdUp   = "SELECT id, at_once FROM messages WHERE shard = $1 AND tenant = $2 AND id >= $3 AND (id > $3 OR $4) ORDER BY id LIMIT $5"
+	createdDown = "SELECT id, at_once FROM messages WHERE shard = $1 AND tenant = $2 AND id <= $3 AND (id < $3 OR $4) ORDER BY id DESC LIMIT $5"
+	startedUp   = "SELECT " + attemptCols + ` FROM attempts WHERE shard = $1 AND tenant = $2 AND NOT at_once AND (started, id, number) > ($3, $4, $5)
+		ORDER BY started, id, number LIMIT $6`
+	startedDown = "SELECT " + attemptCols + ` FROM attempts WHERE shard = $1 AND tenant = $2 AND NOT at_once AND (started, id, number) < ($3, $4, $5)
+		ORDER BY started DESC, id DESC, number DESC LIMIT $6`
+	endedUp = "SELECT " + attemptCols + ` FROM attempts WHERE shard = $1 AND tenant = $2 AND (ended, id, number) > ($3, $4, $5)
+		ORDER BY ended, id, number LIMIT $6`
+	endedDown = "SELECT " + attemptCols + ` FROM attempts WHERE shard = $1 AND tenant = $2 AND (ended, id, number) < ($3, $4, $5)
+		ORDER BY ended DESC, id DESC, number DESC LIMIT $6`
+	marksUp   = "SELECT at, id, n FROM marks WHERE shard = $1 AND tenant = $2 AND (at, id, n) > ($3, $4, $5) ORDER BY at, id, n LIMIT $6"
+	marksDown = "SELECT at, id, n FROM marks WHERE shard = $1 AND tenant = $2 AND (at, id, n) < ($3, $4, $5) ORDER BY at DESC, id DESC, n DESC LIMIT $6"
 
-	deadSQL = "SELECT tenant, ms, seq, message, data FROM dead_letters WHERE shard = $1 AND tenant = $2 AND ms = $3 AND seq = $4"
-	deadUp  = "SELECT x.*" + shardsFrom + `SELECT tenant, ms, seq, message, data FROM dead_letters d WHERE d.shard = h.shard AND d.tenant = $2 AND (d.ms, d.seq) > ($3, $4)
-		ORDER BY d.ms, d.seq LIMIT $5) x ORDER BY x.ms, x.seq LIMIT $5`
-	deadDown = "SELECT x.*" + shardsFrom + `SELECT tenant, ms, seq, message, data FROM dead_letters d WHERE d.shard = h.shard AND d.tenant = $2 AND (d.ms, d.seq) < ($3, $4)
-		ORDER BY d.ms DESC, d.seq DESC LIMIT $5) x ORDER BY x.ms DESC, x.seq DESC LIMIT $5`
+	deadSQL  = "SELECT tenant, ms, seq, message, data FROM dead_letters WHERE shard = $1 AND tenant = $2 AND ms = $3 AND seq = $4"
+	deadUp   = "SELECT tenant, ms, seq, message, data FROM dead_letters WHERE shard = $1 AND tenant = $2 AND (ms, seq) > ($3, $4) ORDER BY ms, seq LIMIT $5"
+	deadDown = "SELECT tenant, ms, seq, message, data FROM dead_letters WHERE shard = $1 AND tenant = $2 AND (ms, seq) < ($3, $4) ORDER BY ms DESC, seq DESC LIMIT $5"
 )
 
 // read runs a statement and decodes its rows. A connection that died while it was idle is replaced once.
@@ -167,6 +146,72 @@ func readOne[T any](ctx context.Context, e *Engine, doing string, scan func(pgx.
 		v = list[0]
 	}
 	return v, err
+}
+
+// An ask is a statement with its parameters.
+type ask struct {
+	sql  string
+	args []any
+}
+
+// readAll runs several statements in one trip, all on one state, and decodes their rows.
+func readAll[T any](ctx context.Context, e *Engine, doing string, scan func(pgx.Rows) (T, error), asks []ask) (list []T, err error) {
+	if len(asks) == 1 {
+		return read(ctx, e, doing, scan, asks[0].sql, asks[0].args...)
+	}
+	if len(asks) == 0 || ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if e.closing.Load() {
+		return nil, errClosed
+	}
+	for range 2 {
+		list = nil
+		p := &pgx.Batch{}
+		p.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+		for _, a := range asks {
+			p.Queue(a.sql, a.args...).Query(func(rows pgx.Rows) error {
+				for rows.Next() {
+					v, err := scan(rows)
+					if err != nil {
+						return err
+					}
+					list = append(list, v)
+				}
+				return rows.Err()
+			})
+		}
+		p.Queue(commit)
+		if err = e.pool.SendBatch(ctx, p).Close(); err == nil || !pgconn.SafeToRetry(err) && sqlState(err) != "57P01" {
+			break
+		}
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return list, translate(doing, err)
+}
+
+// gather runs a statement for each shard, which is its first parameter, and returns the first rows of all in order.
+func gather[T any](ctx context.Context, e *Engine, doing string, scan func(pgx.Rows) (T, error), limit int, compare func(a, b T) int, sql string, args ...any) ([]T, error) {
+	asks := make([]ask, e.shards)
+	for i := range asks {
+		asks[i] = ask{sql, append([]any{int16(i)}, args...)}
+	}
+	list, err := readAll(ctx, e, doing, scan, asks)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, compare)
+	return list[:min(len(list), max(limit, 0))], nil
+}
+
+// down reverses an order if it is to be descending.
+func down[T any](desc bool, compare func(a, b T) int) func(a, b T) int {
+	if !desc {
+		return compare
+	}
+	return func(a, b T) int { return compare(b, a) }
 }
 
 func scanValue[T any](r pgx.Rows) (v T, err error) { return v, r.Scan(&v) }
@@ -289,19 +334,30 @@ func (e *Engine) Messages(ctx context.Context, ids []store.MessageKey) ([]*posth
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	var shards []int16
-	var tenants []int64
-	var texts []string
+	type columns struct {
+		tenants []int64
+		ids     []string
+	}
+	parts := map[int16]*columns{}
 	at := make(map[store.MessageKey]*posthaste.Message, len(ids))
 	for _, k := range ids {
 		if _, shard, ok := k.ID.Parts(); ok {
 			if _, twice := at[k]; !twice {
 				at[k] = nil
-				shards, tenants, texts = append(shards, shard), append(tenants, int64(k.Tenant)), append(texts, string(k.ID))
+				c := parts[shard]
+				if c == nil {
+					c = new(columns)
+					parts[shard] = c
+				}
+				c.tenants, c.ids = append(c.tenants, int64(k.Tenant)), append(c.ids, string(k.ID))
 			}
 		}
 	}
-	found, err := read(ctx, e, "read messages", scanMessage, messagesSQL, shards, tenants, texts)
+	var asks []ask
+	for shard, c := range parts {
+		asks = append(asks, ask{messagesSQL, []any{shard, c.tenants, c.ids}})
+	}
+	found, err := readAll(ctx, e, "read messages", scanMessage, asks)
 	if err != nil {
 		return nil, err
 	}
@@ -326,16 +382,17 @@ func (e *Engine) MessageList(ctx context.Context, tenant posthaste.TenantID, fro
 			from = maxID
 		}
 	}
-	return read(ctx, e, "list messages", scanMessage, sql, e.shards, int64(tenant), string(from), p.Limit)
+	return gather(ctx, e, "list messages", scanMessage, p.Limit, down(p.Desc, func(a, b *posthaste.Message) int { return cmp.Compare(a.ID, b.ID) }),
+		sql, int64(tenant), string(from), p.Limit)
 }
 
 // Ticket implements [store.Reader].
 func (e *Engine) Ticket(ctx context.Context, id posthaste.MessageID) (*store.Ticket, error) {
-	_, shard, ok := id.Parts()
-	if !ok {
-		return nil, nil
+	list, err := e.Tickets(ctx, []posthaste.MessageID{id})
+	if err != nil {
+		return nil, err
 	}
-	return readOne(ctx, e, "read a ticket", scanTicket, ticketSQL, shard, string(id))
+	return list[0], nil
 }
 
 // Tickets implements [store.Reader].
@@ -343,23 +400,26 @@ func (e *Engine) Tickets(ctx context.Context, ids []posthaste.MessageID) ([]*sto
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	var shards []int16
-	var texts []string
 	at := make(map[posthaste.MessageID]*store.Ticket, len(ids))
 	for _, id := range ids {
-		if _, shard, ok := id.Parts(); ok {
-			if _, twice := at[id]; !twice {
-				at[id] = nil
-				shards, texts = append(shards, shard), append(texts, string(id))
-			}
+		at[id] = nil
+	}
+	ask := slices.Collect(maps.Keys(at))
+	for n := 0; len(ask) > 0; n++ {
+		if n == 100 { // nothing moves so often
+			return nil, posthaste.Errorf(posthaste.CodeInternal, "ticket %s waits in a list that it does not stand in", ask[0])
 		}
-	}
-	found, err := read(ctx, e, "read tickets", scanTicket, ticketsSQL, shards, texts)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range found {
-		at[t.ID] = t
+		found, moved, err := e.readTickets(ctx, ask)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range found {
+			at[t.ID] = t
+		}
+		for _, id := range moved {
+			at[id] = nil
+		}
+		ask = moved
 	}
 	list := make([]*store.Ticket, len(ids))
 	for i, id := range ids {
@@ -368,9 +428,96 @@ func (e *Engine) Tickets(ctx context.Context, ids []posthaste.MessageID) ([]*sto
 	return list, nil
 }
 
+// readTickets reads tickets by their ids. Moved are those that were taken from a wait list meanwhile, which are to be read again.
+func (e *Engine) readTickets(ctx context.Context, ids []posthaste.MessageID) (found []*store.Ticket, moved []posthaste.MessageID, err error) {
+	parts := map[int16][]string{}
+	for _, id := range ids {
+		if _, shard, ok := id.Parts(); ok {
+			parts[shard] = append(parts[shard], string(id))
+		}
+	}
+	var asks []ask
+	for shard, part := range parts {
+		asks = append(asks, ask{ticketsSQL, []any{shard, part}})
+	}
+	if found, err = readAll(ctx, e, "read tickets", scanTicket, asks); err != nil {
+		return nil, nil, err
+	}
+	return e.readWakes(ctx, found)
+}
+
+// readWakes completes tickets that were read without their marks, which wait lists have. A ticket that stands where it stood is what it
+// was but for its mark; the others have moved, and are left out.
+func (e *Engine) readWakes(ctx context.Context, found []*store.Ticket) (list []*store.Ticket, moved []posthaste.MessageID, err error) {
+	parts := map[int16]*waitCols{}
+	for _, t := range found {
+		if waiting(t) {
+			c := parts[t.ParkedAt.Shard]
+			if c == nil {
+				c = new(waitCols)
+				parts[t.ParkedAt.Shard] = c
+			}
+			c.add(t, nil)
+		}
+	}
+	if len(parts) == 0 {
+		return found, nil, nil
+	}
+	var asks []ask
+	for shard, c := range parts {
+		asks = append(asks, ask{wakeSQL, append([]any{shard}, c.key()[1:]...)})
+	}
+	type mark struct {
+		id   posthaste.MessageID
+		wake *int64
+	}
+	marks, err := readAll(ctx, e, "read tickets", func(r pgx.Rows) (m mark, err error) { return m, r.Scan(&m.id, &m.wake) }, asks)
+	if err != nil {
+		return nil, nil, err
+	}
+	by := make(map[posthaste.MessageID]mark, len(marks))
+	for _, m := range marks {
+		by[m.id] = m
+	}
+	for _, t := range found {
+		if waiting(t) {
+			m, ok := by[t.ID]
+			if !ok {
+				moved = append(moved, t.ID)
+				continue
+			}
+			if t.Due = (time.Time{}); m.wake != nil {
+				t.Due = moment(*m.wake)
+			}
+		}
+		list = append(list, t)
+	}
+	return list, moved, nil
+}
+
+func compareTickets(a, b *store.Ticket) int { return cmp.Compare(a.ID, b.ID) }
+
 // TicketList implements [store.Reader].
 func (e *Engine) TicketList(ctx context.Context, tenant posthaste.TenantID, after posthaste.MessageID, limit int) ([]*store.Ticket, error) {
-	return read(ctx, e, "list tickets", scanTicket, ticketListSQL, e.shards, int64(tenant), string(after), limit)
+	found, err := gather(ctx, e, "list tickets", scanTicket, limit, compareTickets, ticketListSQL, int64(tenant), string(after), limit)
+	if err != nil {
+		return nil, err
+	}
+	list, moved, err := e.readWakes(ctx, found)
+	if err != nil || len(moved) == 0 {
+		return list, err
+	}
+	again, err := e.Tickets(ctx, moved)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range again {
+		if t != nil {
+			list = append(list, t)
+		}
+	}
+	slices.SortFunc(list, compareTickets)
+	return list, nil
 }
 
 // Ripening implements [store.Reader].
@@ -408,9 +555,9 @@ func (e *Engine) Heads(ctx context.Context, ref store.GateRef, limit int) ([]*st
 // Claims implements [store.Reader].
 func (e *Engine) Claims(ctx context.Context, n store.NodeEpoch, after posthaste.MessageID, limit int) ([]*store.Ticket, error) {
 	if n == (store.NodeEpoch{}) {
-		return read(ctx, e, "read claims", scanTicket, allClaimsSQL, e.shards, string(after), limit)
+		return gather(ctx, e, "read claims", scanTicket, limit, compareTickets, allClaimsSQL, string(after), limit)
 	}
-	return read(ctx, e, "read claims", scanTicket, claimsSQL, e.shards, n.Node, n.Epoch, string(after), limit)
+	return gather(ctx, e, "read claims", scanTicket, limit, compareTickets, claimsSQL, n.Node, n.Epoch, string(after), limit)
 }
 
 // Gate implements [store.Reader].
@@ -427,14 +574,14 @@ func (e *Engine) Gate(ctx context.Context, ref store.GateRef) (*store.Gate, erro
 
 // GateList implements [store.Reader].
 func (e *Engine) GateList(ctx context.Context, tenant posthaste.TenantID, kind store.Kind, after string, limit int) ([]*store.Gate, error) {
-	return read(ctx, e, "list gates", func(r pgx.Rows) (*store.Gate, error) {
+	return gather(ctx, e, "list gates", func(r pgx.Rows) (*store.Gate, error) {
 		g := &store.Gate{GateRef: store.GateRef{Kind: kind, Tenant: tenant}}
 		var data []byte
 		if err := r.Scan(&g.Shard, &g.Name, &data); err != nil {
 			return nil, err
 		}
 		return g, store.DecodeGate(data, g)
-	}, gateListSQL, e.shards, int16(kind), int64(tenant), after, limit)
+	}, limit, func(a, b *store.Gate) int { return cmp.Compare(a.Name, b.Name) }, gateListSQL, int16(kind), int64(tenant), after, limit)
 }
 
 // Slot implements [store.Reader].
@@ -546,7 +693,11 @@ func (e *Engine) LogRows(ctx context.Context, tenant posthaste.TenantID, s store
 	default:
 		return nil, posthaste.Errorf(posthaste.CodeInternal, "unknown log stream %d", s)
 	}
-	return read(ctx, e, "read the log", scan, sql, e.shards, int64(tenant), from.At.UnixMicro(), string(from.ID), max(min(from.N, math.MaxInt16), math.MinInt16), p.Limit)
+	return gather(ctx, e, "read the log", scan, p.Limit, down(p.Desc, compareRows), sql, int64(tenant), from.At.UnixMicro(), string(from.ID), max(min(from.N, math.MaxInt16), math.MinInt16), p.Limit)
+}
+
+func compareRows(a, b store.LogRow) int {
+	return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID), cmp.Compare(a.N, b.N))
 }
 
 // readCreated reads rows of the stream of created messages. The position of one is its id alone, because the id begins with
@@ -564,13 +715,13 @@ func (e *Engine) readCreated(ctx context.Context, tenant posthaste.TenantID, fro
 	if p.Desc {
 		sql = createdDown
 	}
-	return read(ctx, e, "read the log", func(r pgx.Rows) (row store.LogRow, err error) {
+	return gather(ctx, e, "read the log", func(r pgx.Rows) (row store.LogRow, err error) {
 		if err := r.Scan(&row.ID, &row.AtOnce); err != nil {
 			return row, err
 		}
 		row.At, _, _ = row.ID.Parts()
 		return row, nil
-	}, sql, e.shards, int64(tenant), string(id), with, p.Limit)
+	}, p.Limit, down(p.Desc, func(a, b store.LogRow) int { return cmp.Compare(a.ID, b.ID) }), sql, int64(tenant), string(id), with, p.Limit)
 }
 
 // DeadLetter implements [store.Reader].
@@ -596,5 +747,9 @@ func (e *Engine) DeadLetters(ctx context.Context, tenant posthaste.TenantID, fro
 	if p.Desc {
 		sql = deadDown
 	}
-	return read(ctx, e, "list dead letters", scanDead, sql, e.shards, int64(tenant), ms, seq, p.Limit)
+	return gather(ctx, e, "list dead letters", scanDead, p.Limit, down(p.Desc, func(a, b *posthaste.DeadLetter) int {
+		am, as, _ := a.ID.Parts()
+		bm, bs, _ := b.ID.Parts()
+		return cmp.Or(am.Compare(bm), cmp.Compare(as, bs))
+	}), sql, int64(tenant), ms, seq, p.Limit)
 }
