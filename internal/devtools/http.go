@@ -49,7 +49,7 @@ func Routes() []Route {
 // Bounds of what requests may ask for.
 const (
 	maxWait        = 10 * time.Minute
-	defaultTimeout = time.Minute
+	defaultTimeout = 30 * time.Second
 	maxJSON        = 1 << 20
 )
 

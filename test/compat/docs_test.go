@@ -179,6 +179,7 @@ func TestQuickStarts(t *testing.T) {
 // TestFirstContact is a newcomer, who clones the repository, follows the README, and pastes what dev prints. It tells how long it is until
 // the first delivery, and how many commands and words it takes.
 func TestFirstContact(t *testing.T) {
+	t.Parallel() // with others of its kind, after the tests that look at the time
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)

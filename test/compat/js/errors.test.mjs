@@ -110,7 +110,8 @@ test("an empty destination is refused", async () => {
 
 test("unknown routes and methods are JSON errors", async () => {
   for (const [method, path, want] of [
-    ["GET", "/", 404],
+    ["GET", "/nothing", 404],
+    ["POST", "/", 405],
     ["GET", "/v2", 404],
     ["GET", "/v2/nothing", 404],
     ["GET", "/v3/keys", 404],
