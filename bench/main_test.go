@@ -75,6 +75,12 @@ func fakePosthaste(args []string) error {
 			http.NotFound(w, req)
 			return
 		}
+		if req.URL.Path == "/v2/batch" {
+			if err := publishAll(inner.Addr().String(), req.Body); err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+			}
+			return
+		}
 		published.Add(1)
 		out := req.Clone(req.Context())
 		out.RequestURI, out.URL.Scheme, out.URL.Host = "", "http", inner.Addr().String()
@@ -93,6 +99,35 @@ func fakePosthaste(args []string) error {
 	}
 	_, _ = fmt.Fprintf(os.Stdout, "QStash is runnning at http://%s\n", srv.Addr)
 	return srv.Serve(l)
+}
+
+// publishAll hands the items of a batch to the relay at addr.
+func publishAll(addr string, batch io.Reader) error {
+	var items []struct {
+		Destination, Body string
+		Headers           map[string]string
+	}
+	if err := json.NewDecoder(batch).Decode(&items); err != nil {
+		return err
+	}
+	for _, item := range items {
+		req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/v2/publish/"+item.Destination, strings.NewReader(item.Body))
+		if err != nil {
+			return err
+		}
+		for name, value := range item.Headers {
+			req.Header.Set(name, value)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("the relay answered %s", resp.Status)
+		}
+	}
+	return nil
 }
 
 // TestAll runs everything, small, with a relay and a fake posthaste.
