@@ -113,13 +113,15 @@
           return { label: names[l[0]], stroke: c, width: 2, spanGaps: kind !== "traffic", points: { show: function (u, i) { return lonely(u.data[i]); }, size: 5, fill: c } };
         })),
         axes: [
-          { stroke: muted, grid: grid, ticks: grid, font: font, space: 70, values: stamps },
-          { stroke: muted, grid: grid, ticks: { show: false }, font: font, size: 64, values: function (u, v) { return v.map(function (n) { return kind === "latency" ? milliseconds(n) : n % 1 ? "" : short(n); }); } },
+          { stroke: muted, grid: grid, ticks: grid, font: font, space: 70, size: 34, values: stamps },
+          { stroke: muted, grid: grid, ticks: { show: false }, font: font, size: 64, incrs: kind === "latency" ? undefined : whole, values: function (u, v) { return v.map(function (n) { return kind === "latency" ? milliseconds(n) : n % 1 ? "" : short(n); }); } },
         ],
         hooks: { setCursor: [function (u) { tip(host, u, show); }] },
       }, data, host);
     });
   }
+  var whole = [];
+  for (var e = 1; e < 1e9; e *= 10) whole.push(e, 2 * e, 5 * e);
   function lonely(values) {
     var n = 0;
     for (var i = 0; i < values.length; i++) if (values[i] != null) n++;
