@@ -16,7 +16,7 @@
 // as its HTTP client. Where the client cannot be chosen, [Server.Listen] gives a URL on a real port. Deliveries go to an
 // [Inbox], to a handler in the test's own process ([Server.Handle]), or to any other URL, over the network.
 //
-// A server costs a few milliseconds, so each test may have its own. Parallel tests that share one take a tenant each ([Server.NewTenant]): they
+// A server costs some 20 ms to start and stop, so each test may have its own. Parallel tests that share one take a tenant each ([Server.NewTenant]): they
 // see nothing of each other, but they share the clock.
 //
 // The methods end the test when something fails that is not the matter of the test.
