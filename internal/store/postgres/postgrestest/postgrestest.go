@@ -190,7 +190,7 @@ func (c *Cluster) log() []byte {
 func (c *Cluster) destroy() error {
 	var err error
 	if _, statErr := os.Stat(filepath.Join(c.data(), "postmaster.pid")); statErr == nil {
-		err = c.Stop("immediate")
+		err = c.Stop("fast") // a crash would leave shared memory behind
 	}
 	return errors.Join(err, os.RemoveAll(c.Dir))
 }
