@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthaste/posthaste"
@@ -28,7 +29,8 @@ type Tenant struct {
 	Keys    posthaste.SigningKeys
 	Signer  *signature.Signer // signs with Keys.Current
 
-	groups sync.Map // name → *posthaste.URLGroup, nil if there is none; filled on demand
+	seen   atomic.Int64 // when Signer found it up to date, in ns since 1970
+	groups sync.Map     // name → *posthaste.URLGroup, nil if there is none; filled on demand
 }
 
 // Scope is what a token allows.
@@ -228,10 +230,22 @@ func (d *Directory) Reload(ctx context.Context, id posthaste.TenantID) (*Tenant,
 	return t, nil
 }
 
-// Signer returns what signs deliveries of a tenant now, or nil if the tenant is gone or has no keys.
+// signerAge is how long a node may sign with keys that another node has rotated away.
+const signerAge = time.Second
+
+// Signer returns what signs deliveries of a tenant now, or nil if the tenant is gone or has no keys. A rotation through another node
+// is in force after a second.
 func (d *Directory) Signer(ctx context.Context, id posthaste.TenantID) *signature.Signer {
-	t, err := d.Tenant(ctx, id)
-	if err != nil || t == nil {
+	t := d.Cached(id)
+	if now := time.Now(); t == nil || now.UnixNano()-t.seen.Load() > int64(signerAge) {
+		// While the store does not answer, the keys at hand are the best there are.
+		if fresh, err := d.Fresh(ctx, id); err == nil {
+			if t = fresh; t != nil {
+				t.seen.Store(now.UnixNano())
+			}
+		}
+	}
+	if t == nil {
 		return nil
 	}
 	return t.Signer

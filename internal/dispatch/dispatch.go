@@ -91,9 +91,10 @@ type Dispatcher struct {
 	tries map[store.GateRef]struct{} // gates to admit from
 	tried chan struct{}              // one token: tries is not empty
 
-	hosts *hosts
-	ahead ahead // owned by the loop
-	turn  int   // of the loop's looks
+	doubts doubts
+	hosts  *hosts
+	ahead  ahead // owned by the loop
+	turn   int   // of the loop's looks
 }
 
 // life is the time between joining the store and losing the lease, or the stop.
@@ -143,6 +144,7 @@ func New(engine store.Engine, send attempter, clock timekeeper, nonces *ledger.N
 		work: make(chan ledger.Start), over: make(chan struct{}),
 		room: make(chan struct{}, 1), tried: make(chan struct{}, 1), tries: map[store.GateRef]struct{}{},
 	}
+	d.doubts.running = map[posthaste.MessageID]struct{}{}
 	d.hosts = newHosts(engine.Shards(), cfg.PerHost, cfg.BreakHosts)
 	d.free.Store(int64(cfg.MaxInFlight))
 	return d
@@ -259,6 +261,7 @@ func (d *Dispatcher) wakeLoop() {
 // Begin starts what an operation claimed and gives back what it did not use of its room. out is nil if the operation failed.
 func (d *Dispatcher) Begin(node ledger.Node, out *ledger.Outcome) {
 	if out == nil {
+		d.doubts.raise()
 		d.giveBack(node.Room)
 		return
 	}
@@ -357,6 +360,8 @@ func (d *Dispatcher) attempt(s ledger.Start) (out *ledger.Outcome, room int, yie
 	t := s.Ticket
 	m := s.Message
 	l := d.of(t)
+	d.doubts.begin(t.ID)
+	defer d.doubts.end(t.ID)
 	if m == nil {
 		if m = d.read(l.work, t); m == nil {
 			d.attemptEnded(t, "", "")
@@ -437,6 +442,7 @@ func (d *Dispatcher) persist(work context.Context, t *store.Ticket, op store.Op)
 		if err == nil || posthaste.CodeOf(err) != posthaste.CodeUnavailable {
 			return err
 		}
+		d.doubts.raise() // if it was carried out all the same, nobody learns what it started
 		select {
 		case <-time.After(wait):
 		case <-work.Done():

@@ -82,6 +82,7 @@ func (d *Dispatcher) keepLease(ctx context.Context) {
 			if d.renewed(l, asked); again {
 				d.wakeLoop()
 			}
+			d.settleDoubts(ctx, l)
 		case ctx.Err() != nil:
 			return
 		case posthaste.CodeOf(err) == posthaste.CodeConflict || time.Since(renewed) >= ttl*2/3:
@@ -293,7 +294,7 @@ func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (pro
 	// What is submitted is committed, also if ctx ends meanwhile, and what that claims must begin or be given back.
 	submit := context.WithoutCancel(ctx)
 	if err := d.engine.Do(submit, int(shard), op); err != nil {
-		d.giveBack(node.Room)
+		d.Begin(node, nil)
 		return false, err
 	}
 	d.fill(submit, op.Started)
@@ -305,7 +306,7 @@ func (d *Dispatcher) claim(ctx context.Context, shard int16, now time.Time) (pro
 		node := d.reserve(len(step), d.headroom())
 		op := &ledger.Claim{Known: step, Node: node}
 		if err := d.engine.Do(submit, int(shard), op); err != nil {
-			d.giveBack(node.Room)
+			d.Begin(node, nil)
 			return false, err
 		}
 		d.fill(submit, op.Started)
@@ -495,7 +496,7 @@ func (d *Dispatcher) admit(ctx context.Context, g store.GateRef, most int) error
 	op := &ledger.Admit{Gate: g, Heads: heads, Node: node}
 	submit := context.WithoutCancel(ctx) // see claim
 	if err := d.engine.Do(submit, int(g.Shard), op); err != nil {
-		d.giveBack(node.Room)
+		d.Begin(node, nil)
 		return err
 	}
 	d.fillFrom(submit, op.Started)

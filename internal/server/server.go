@@ -172,9 +172,6 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		transport = cfg.Network(transport)
 	}
 	sign := func(id posthaste.TenantID) *signature.Signer {
-		if t := s.dir.Cached(id); t != nil {
-			return t.Signer
-		}
 		return s.dir.Signer(context.Background(), id)
 	}
 	s.disp = dispatch.New(engine, delivery.New(transport, sign, cfg.Delivery), s.clock, nonces, dispatch.Config{

@@ -1224,7 +1224,7 @@ func (h *history) finish() {
 		}
 	}
 	h.check(false)
-	for round := range 60 {
+	for round := range 300 {
 		h.settle()
 		if h.failed() {
 			return

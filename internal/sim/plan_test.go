@@ -540,9 +540,6 @@ func (r planner) op(n int, k kind) *op {
 			o.length += 20 * time.Second
 		}
 		o.mode = r.IntN(3 + b2i(r.p.nodes > 1))
-		if o.mode == 3 {
-			o.mode = 2 // KNOWN: B7
-		}
 		if r.p.nodes > 1 && r.IntN(2) == 0 {
 			o.length += 14 * time.Second // longer than a lease
 		}
