@@ -54,7 +54,18 @@ type Scheduler struct {
 	start  starter
 	wake   chan struct{}
 	since  time.Time // when it began: earlier ticks fell into a downtime
+
+	broken map[store.TickRef]broken // ticks that could not be fired; Run's own
 }
+
+// broken is a tick that cannot be fired, for a fault of its schedule, and holds up no others.
+type broken struct {
+	rev   int64
+	until time.Time // in real time: when it is tried again
+}
+
+// brokenPause is how long a broken tick is left alone.
+const brokenPause = time.Minute
 
 // New returns a scheduler.
 func New(engine store.Engine, dir *directory.Directory, clock timekeeper, nonces *ledger.Nonces, start starter, cfg Config) *Scheduler {
@@ -64,7 +75,10 @@ func New(engine store.Engine, dir *directory.Directory, clock timekeeper, nonces
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Scheduler{cfg: cfg, engine: engine, dir: dir, clock: clock, nonces: nonces, start: start, wake: make(chan struct{}, 1)}
+	return &Scheduler{
+		cfg: cfg, engine: engine, dir: dir, clock: clock, nonces: nonces, start: start, wake: make(chan struct{}, 1),
+		broken: map[store.TickRef]broken{},
+	}
 }
 
 // Wake makes it look for ticks now.
@@ -128,9 +142,16 @@ func (s *Scheduler) sweep(ctx context.Context) (time.Time, error) {
 				}
 				break
 			}
+			if b, ok := s.broken[t.TickRef]; ok && b.rev == t.Rev && time.Now().Before(b.until) {
+				continue
+			}
+			delete(s.broken, t.TickRef)
 			fired = true
-			if err := s.fire(ctx, t, now); err != nil {
+			if err := s.fire(ctx, t, now); posthaste.CodeOf(err) == posthaste.CodeUnavailable || ctx.Err() != nil {
 				return time.Time{}, err
+			} else if err != nil {
+				s.cfg.Logger.Warn("tick not fired; it is tried again in a minute", "tenant", t.Tenant, "schedule", t.Schedule, "err", err)
+				s.broken[t.TickRef] = broken{t.Rev, time.Now().Add(brokenPause)}
 			}
 		}
 		if !fired {
@@ -146,7 +167,7 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 		return err
 	}
 	if row == nil {
-		return nil // deleted in between, and its tick with it
+		return errors.New("there is no such schedule") // deleted in between, and its tick with it
 	}
 	var r directory.ScheduleRow
 	if err := directory.Decode(row, &r); err != nil {
@@ -172,8 +193,11 @@ func (s *Scheduler) fire(ctx context.Context, t *store.Tick, now time.Time) erro
 	// What the tick makes depends on the group and the plan; if they change meanwhile, it is composed again.
 	for range 10 {
 		tenant, err := s.dir.Fresh(ctx, t.Tenant)
-		if err != nil || tenant == nil {
+		if err != nil {
 			return err
+		}
+		if tenant == nil {
+			return errors.New("there is no such tenant")
 		}
 		op, err := s.compose(ctx, tenant, &r, f)
 		if err != nil {

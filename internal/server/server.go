@@ -166,7 +166,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	transport := cfg.Transport
 	if transport == nil {
-		transport = guard.NewTransport()
+		client := guard.NewClient()
+		s.onStop("close idle connections", func(context.Context) error { client.CloseIdleConnections(); return nil })
+		transport = client.Transport
 	}
 	if cfg.Network != nil {
 		transport = cfg.Network(transport)
