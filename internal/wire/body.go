@@ -334,7 +334,9 @@ func (f *headersField) UnmarshalJSON(raw []byte) error {
 	for _, name := range slices.Sorted(maps.Keys(lines)) {
 		var values []string
 		line := lines[name]
-		if line[0] == '"' {
+		if text, ok := plainText(line); ok {
+			values = []string{text}
+		} else if line[0] == '"' {
 			values = make([]string, 1)
 			if err := json.Unmarshal(line, &values[0]); err != nil {
 				return err
@@ -352,14 +354,25 @@ func (f *headersField) UnmarshalJSON(raw []byte) error {
 }
 
 func unmarshalText(field string, raw []byte) (string, error) {
-	var s string
-	switch {
-	case !utf8.Valid(raw):
+	if !utf8.Valid(raw) {
 		return "", &fieldError{field, errUTF8.Error()}
-	case json.Unmarshal(raw, &s) != nil:
+	}
+	if s, ok := plainText(raw); ok {
+		return s, nil
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
 		return "", &fieldError{field, "must be a string"}
 	}
 	return s, nil
+}
+
+// plainText returns the text of a JSON string that has no escapes, which most have not. raw is valid JSON and UTF-8.
+func plainText(raw []byte) (string, bool) {
+	if raw[0] != '"' || bytes.IndexByte(raw, '\\') >= 0 {
+		return "", false
+	}
+	return string(raw[1 : len(raw)-1]), true
 }
 
 // unmarshal decodes a body; its errors are of CodeInvalid.
