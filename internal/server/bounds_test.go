@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/posthaste/posthaste"
 	"github.com/posthaste/posthaste/internal/ledger"
@@ -96,6 +97,7 @@ func testBounds(t *testing.T) {
 	const n, step, perPage = 6000, 50, 12_000
 	s.seed(n, "dead", "https://fails.test/a", "Upstash-Retries: 0")
 	s.seed(n, "bulk", "https://ok.test/b", "Upstash-Delay: 1d")
+	time.Sleep(time.Minute) // what found the server full is attempted when it looks again
 	synctest.Wait()
 	c.take()
 
