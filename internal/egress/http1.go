@@ -118,7 +118,11 @@ func (h *http1) roundTrip(req *http.Request) (*http.Response, error) {
 	buf := requests.Get().(*[]byte)
 	defer func() { requests.Put(buf) }()
 	var err error
-	if *buf, err = appendRequest((*buf)[:0], req); err != nil {
+	*buf, err = appendRequest((*buf)[:0], req)
+	if req.Body != nil {
+		err = errors.Join(err, req.Body.Close())
+	}
+	if err != nil {
 		return nil, err
 	}
 	for {
@@ -161,7 +165,7 @@ func appendRequest(buf []byte, req *http.Request) ([]byte, error) {
 	buf = append(buf, req.URL.RequestURI()...)
 	for _, c := range buf {
 		if c < ' ' || c == 0x7f {
-			return nil, errors.New("the path of the request has a control character")
+			return buf, errors.New("the path of the request has a control character")
 		}
 	}
 	host := req.Host
@@ -201,7 +205,7 @@ func appendRequest(buf []byte, req *http.Request) ([]byte, error) {
 	end := len(buf)
 	buf = append(buf, make([]byte, req.ContentLength)...)
 	_, err := io.ReadFull(req.Body, buf[end:])
-	return buf, errors.Join(err, req.Body.Close())
+	return buf, err
 }
 
 func appendField(buf []byte, name, value string) []byte {
